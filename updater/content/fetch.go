@@ -1,0 +1,379 @@
+package content
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/bothy-edge/bothy/updater/release"
+)
+
+// The states of a fetch, as Progress shows them.
+const (
+	StateIndex    = "index"    // fetching the list of blocks
+	StateResuming = "resuming" // hashing what an interrupted fetch may have left
+	StateFetching = "fetching"
+	StateChecking = "checking" // hashing the whole file
+	StateDone     = "done"
+)
+
+// Progress says how far a fetch is. Done includes what earlier attempts left,
+// which BySource counts under "resumed".
+type Progress struct {
+	State    string           `json:"state"`
+	Done     int64            `json:"done"`  // bytes
+	Total    int64            `json:"total"` // bytes
+	BySource map[string]int64 `json:"by_source,omitempty"`
+}
+
+var (
+	// ErrCorrupt is the cause when a source was dropped for wrong blocks.
+	ErrCorrupt = errors.New("wrong blocks")
+	// ErrMismatch is the cause when a file of right blocks is not the file that
+	// was signed, or an index is not the one signed. Trying again does not help.
+	ErrMismatch = errors.New("content differs from what was signed")
+)
+
+const maxStrikes = 3 // wrong blocks before a source is dropped
+
+// Fetch returns the path of the file, fetching what is missing of it. The disk
+// space is taken first (ErrNoSpace). Other files of the store are asked for
+// blocks, then each source in order. An error other than ErrMismatch leaves what
+// came, and a later call goes on from there, also after a crash at any point.
+//
+// progress may be nil; it is called from one goroutine at a time, at least once
+// a block, and must be quick.
+func (s *Store) Fetch(ctx context.Context, f release.File, sources []Source, progress func(Progress)) (string, error) {
+	if progress == nil {
+		progress = func(Progress) {}
+	}
+	free, err := s.hold(f.SHA256)
+	if err != nil {
+		return "", err
+	}
+	defer free()
+	if s.Has(f.SHA256) {
+		progress(Progress{State: StateDone, Done: f.Size, Total: f.Size})
+		return s.Path(f.SHA256), nil
+	}
+	r := &fetch{store: s, file: f, sources: sources, report: progress, bySource: map[string]int64{}}
+	if err := r.run(ctx); err != nil {
+		return "", fmt.Errorf("cannot fetch %s: %w at %s", short(f.SHA256), noSpace(err), r.position())
+	}
+	return s.Path(f.SHA256), nil
+}
+
+// fetch is one call of Store.Fetch. Its fields are set before the writer starts
+// or are the writer's until it has been flushed.
+type fetch struct {
+	store    *Store
+	file     release.File
+	sources  []Source
+	report   func(Progress)
+	index    Index
+	encoded  []byte // the index
+	data     *os.File
+	journal  *journal
+	have     []bool
+	done     int64
+	bySource map[string]int64
+}
+
+func (r *fetch) position() string {
+	const mib = 1 << 20
+	return fmt.Sprintf("%.1f of %.1f MiB", float64(r.done)/mib, float64(r.file.Size)/mib)
+}
+
+func (r *fetch) say(state string) {
+	r.report(Progress{State: state, Done: r.done, Total: r.file.Size, BySource: maps.Clone(r.bySource)})
+}
+
+func (r *fetch) run(ctx context.Context) error {
+	r.say(StateIndex)
+	if err := r.loadIndex(ctx); err != nil {
+		return err
+	}
+	if err := r.allocate(); err != nil {
+		return err
+	}
+	defer r.data.Close()
+	r.say(StateResuming)
+	if err := r.resume(ctx); err != nil {
+		return err
+	}
+	defer func() { r.journal.f.Close() }()
+	// A second round only if blocks changed on the disk after they were checked.
+	for range 2 {
+		if err := r.fill(ctx); err != nil {
+			return err
+		}
+		r.say(StateChecking)
+		whole, err := r.check(ctx)
+		if err != nil {
+			return err
+		}
+		if whole {
+			return r.finish()
+		}
+		if err := r.recheck(ctx); err != nil {
+			return err
+		}
+	}
+	return errors.New("the disk gives back other bytes than were written; check it for errors")
+}
+
+// loadIndex takes the index from an earlier attempt or from the first source that has the one signed.
+func (r *fetch) loadIndex(ctx context.Context) error {
+	if r.file.Size < 0 || !validDigest(r.file.IndexSHA256) {
+		return fmt.Errorf("the release names no block index for it: %w", ErrMismatch)
+	}
+	path := r.store.partial(r.file.SHA256, indexExt)
+	if b, err := os.ReadFile(path); err == nil && r.useIndex(b) == nil {
+		return nil
+	}
+	var all error = ErrNotFound
+	for _, src := range r.sources {
+		b, err := src.Index(ctx, r.file)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err == nil {
+			err = r.useIndex(b)
+		}
+		if err == nil {
+			return r.store.writeFile(path, b)
+		}
+		all = errors.Join(all, fmt.Errorf("%s: %w", src.Name(), err))
+	}
+	return fmt.Errorf("no block index: %w", all)
+}
+
+func (r *fetch) useIndex(b []byte) error {
+	if sum := sha256.Sum256(b); hex.EncodeToString(sum[:]) != r.file.IndexSHA256 {
+		return fmt.Errorf("index has digest %x: %w", sum[:6], ErrMismatch)
+	}
+	x, err := ParseIndex(b)
+	if err != nil {
+		return fmt.Errorf("%w: %w", err, ErrMismatch)
+	}
+	if x.Size != r.file.Size {
+		return fmt.Errorf("the index is of %d bytes, the release says %d: %w", x.Size, r.file.Size, ErrMismatch)
+	}
+	r.index, r.encoded, r.have = x, b, make([]bool, len(x.Blocks))
+	return nil
+}
+
+// allocate takes the disk space of the whole file, so that a full disk is found before the transfer.
+func (r *fetch) allocate() error {
+	path := r.store.partial(r.file.SHA256, partExt)
+	data, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o640)
+	if err != nil {
+		return err
+	}
+	if err = r.store.fault("allocate"); err == nil {
+		err = r.reserve(data)
+	}
+	if err != nil {
+		// What fallocate got before it failed would stay taken.
+		if i, serr := data.Stat(); serr == nil && i.Size() != r.file.Size {
+			err = errors.Join(err, os.Remove(path))
+		}
+		return errors.Join(err, data.Close())
+	}
+	r.data = data
+	return nil
+}
+
+func (r *fetch) reserve(data *os.File) error {
+	i, err := data.Stat()
+	if err != nil || r.file.Size == 0 {
+		return errors.Join(err, data.Truncate(0))
+	}
+	if i.Size() > r.file.Size {
+		if err := data.Truncate(r.file.Size); err != nil {
+			return err
+		}
+	}
+	err = unix.Fallocate(int(data.Fd()), 0, 0, r.file.Size)
+	if !errors.Is(err, unix.EOPNOTSUPP) {
+		return err
+	}
+	// A file system without fallocate: the best that can be done is to look.
+	free, err := r.store.Free()
+	if err != nil {
+		return err
+	}
+	if free < r.file.Size-i.Size() {
+		return fmt.Errorf("%w: %d bytes free", ErrNoSpace, free)
+	}
+	return data.Truncate(r.file.Size)
+}
+
+// resume takes over the blocks that an earlier attempt proved, and hashes those it only hinted at.
+func (r *fetch) resume(ctx context.Context) error {
+	path := r.store.partial(r.file.SHA256, journalExt)
+	id := sha256.Sum256(r.encoded)
+	proved, hinted, err := loadJournal(path, id, len(r.index.Blocks))
+	if err != nil {
+		return err
+	}
+	for _, n := range proved {
+		r.have[n] = true
+	}
+	if err := r.verify(ctx, hinted); err != nil {
+		return err
+	}
+	if err := r.store.fault("journal"); err != nil {
+		return err
+	}
+	if r.journal, err = createJournal(path, id, r.recount(), r.data); err != nil {
+		return err
+	}
+	if r.done > 0 {
+		r.bySource["resumed"] = r.done
+	}
+	return nil
+}
+
+// verify hashes blocks of the partial file and notes which hold.
+func (r *fetch) verify(ctx context.Context, blocks []int) error {
+	buf := make([]byte, BlockSize)
+	for _, n := range blocks {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		k := r.index.Blocks[n]
+		err := readFullAt(r.data, buf[:k.Length], k.Offset)
+		r.have[n] = err == nil && sha256.Sum256(buf[:k.Length]) == k.SHA256
+	}
+	return nil
+}
+
+// recount sets done from the bits and returns the blocks that hold.
+func (r *fetch) recount() []int {
+	var held []int
+	r.done = 0
+	for n, ok := range r.have {
+		if ok {
+			held = append(held, n)
+			r.done += int64(r.index.Blocks[n].Length)
+		}
+	}
+	return held
+}
+
+func (r *fetch) missing() []Block {
+	var out []Block
+	for n, ok := range r.have {
+		if !ok {
+			out = append(out, r.index.Blocks[n])
+		}
+	}
+	return out
+}
+
+// fill asks each source in turn for what is missing.
+func (r *fetch) fill(ctx context.Context) error {
+	r.say(StateFetching)
+	w := r.startWriter()
+	defer w.stop()
+	var all error
+	for _, src := range append([]Source{disk{r.store}}, r.sources...) {
+		if len(r.missing()) == 0 {
+			break
+		}
+		err := r.drain(ctx, src, w)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if w.failure() != nil {
+			return w.failure()
+		}
+		if err != nil {
+			all = errors.Join(all, fmt.Errorf("%s: %w", src.Name(), err))
+		}
+	}
+	if n := len(r.missing()); n > 0 {
+		return fmt.Errorf("%d blocks are missing: %w", n, cmpErr(all, ErrNotFound))
+	}
+	return w.sync()
+}
+
+func cmpErr(err, otherwise error) error {
+	if err != nil {
+		return err
+	}
+	return otherwise
+}
+
+// drain asks one source until it has given all it can or too much that is wrong.
+func (r *fetch) drain(ctx context.Context, src Source, w *writer) error {
+	w.begin(src.Name())
+	for {
+		before := w.wrong()
+		err := src.Blocks(ctx, r.file, r.missing(), w)
+		w.flush()
+		if w.wrong() >= maxStrikes {
+			return fmt.Errorf("dropped after %d: %w", w.wrong(), ErrCorrupt)
+		}
+		if err != nil || w.wrong() == before || len(r.missing()) == 0 {
+			return err
+		}
+	}
+}
+
+// check hashes the whole file.
+func (r *fetch) check(ctx context.Context) (bool, error) {
+	sum := sha256.New()
+	_, err := io.CopyBuffer(sum, &ctxReader{ctx, io.NewSectionReader(r.data, 0, r.file.Size)}, make([]byte, BlockSize))
+	return hex.EncodeToString(sum.Sum(nil)) == r.file.SHA256, err
+}
+
+// recheck finds the blocks that no longer hold, after the whole file did not.
+func (r *fetch) recheck(ctx context.Context) error {
+	all := make([]int, len(r.have))
+	for n := range all {
+		all[n] = n
+	}
+	if err := r.verify(ctx, all); err != nil {
+		return err
+	}
+	if !slices.Contains(r.have, false) {
+		// Every block is as the signed index says, so the release contradicts itself.
+		return errors.Join(ErrMismatch, r.discard())
+	}
+	r.journal.f.Close()
+	var err error
+	r.journal, err = createJournal(r.store.partial(r.file.SHA256, journalExt), sha256.Sum256(r.encoded), r.recount(), r.data)
+	return err
+}
+
+func (r *fetch) discard() error {
+	var err error
+	for _, ext := range []string{partExt, journalExt, indexExt} {
+		err = errors.Join(err, os.Remove(r.store.partial(r.file.SHA256, ext)))
+	}
+	return err
+}
+
+// finish puts the file under its name; the journal goes last, when nothing needs it.
+func (r *fetch) finish() error {
+	if err := r.store.adopt(r.data, r.file.SHA256, r.encoded); err != nil {
+		return err
+	}
+	for _, ext := range []string{journalExt, indexExt} {
+		if err := os.Remove(r.store.partial(r.file.SHA256, ext)); err != nil {
+			return err
+		}
+	}
+	r.say(StateDone)
+	return nil
+}

@@ -1,0 +1,163 @@
+package content
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/bothy-edge/bothy/updater/release"
+)
+
+// Source gives blocks of files. It is not trusted: the caller checks everything.
+// A Source may be used by several fetches at once.
+type Source interface {
+	// Name is how progress and messages call it: "disk", "directory", "mqtt".
+	Name() string
+	// Index is the encoded block index of a file, or an error that is ErrNotFound if it has none.
+	Index(ctx context.Context, f release.File) ([]byte, error)
+	// Blocks hands the wanted blocks that it has to sink, in any order, and returns
+	// when it is done: nil also if it has only some of them. It must return soon
+	// after ctx ends or Deliver returns an error.
+	Blocks(ctx context.Context, f release.File, want []Block, sink Sink) error
+}
+
+// Sink takes blocks from one source. Used by one goroutine at a time.
+type Sink interface {
+	// Buffer is n bytes to fill; it belongs to the source until Deliver.
+	Buffer(n int) []byte
+	// Deliver takes over data, which must come from Buffer. A wrong block is no
+	// error here; an error means that the source must stop.
+	Deliver(k Block, data []byte) error
+}
+
+// ErrNotFound is the cause when a source does not have what was asked for.
+var ErrNotFound = errors.New("not found")
+
+// Directory is a folder with artifacts, such as a stick carried to the machine:
+// files named by digest, in the folder or in its "blobs" folder (as a fleet keeps
+// them), or under the path that the release gives them.
+type Directory struct{ Dir string }
+
+// Name implements Source.
+func (Directory) Name() string { return "directory" }
+
+func (d Directory) find(f release.File) (string, error) {
+	names := []string{filepath.Join("blobs", f.SHA256), f.SHA256}
+	if filepath.IsLocal(f.Path) {
+		names = append(names, f.Path)
+	}
+	for _, n := range names {
+		p := filepath.Join(d.Dir, n)
+		if i, err := os.Stat(p); err == nil && i.Mode().IsRegular() && i.Size() == f.Size {
+			return p, nil
+		}
+	}
+	return "", fmt.Errorf("cannot find %s in %s: %w", short(f.SHA256), d.Dir, ErrNotFound)
+}
+
+// Index implements Source. Where no index lies beside the file, it is made from it.
+func (d Directory) Index(_ context.Context, f release.File) ([]byte, error) {
+	p, err := d.find(f)
+	if err != nil {
+		return nil, err
+	}
+	if i, err := os.Stat(p + ".index"); err == nil && i.Size() <= MaxIndex {
+		return os.ReadFile(p + ".index")
+	}
+	file, err := os.Open(p)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	x, err := BuildIndex(file, f.Size)
+	if err != nil {
+		return nil, err
+	}
+	return x.Encode(), nil
+}
+
+// Blocks implements Source.
+func (d Directory) Blocks(ctx context.Context, f release.File, want []Block, sink Sink) error {
+	p, err := d.find(f)
+	if err != nil {
+		return err
+	}
+	file, err := os.Open(p)
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	for _, k := range want {
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		b := sink.Buffer(k.Length)
+		if err := readFullAt(file, b, k.Offset); err != nil {
+			return fmt.Errorf("cannot read %s at byte %d: %w", p, k.Offset, err)
+		}
+		if err := sink.Deliver(k, b); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// disk gives blocks that are in other files of the store, above all in the
+// previous version of the same model. Fetch asks it first, always.
+type disk struct{ store *Store }
+
+func (disk) Name() string { return "disk" }
+
+func (disk) Index(context.Context, release.File) ([]byte, error) { return nil, ErrNotFound }
+
+func (d disk) Blocks(ctx context.Context, _ release.File, want []Block, sink Sink) error {
+	digests, err := d.store.List()
+	if err != nil {
+		return err
+	}
+	wanted := make(map[[32]byte][]Block, len(want))
+	for _, k := range want {
+		wanted[k.SHA256] = append(wanted[k.SHA256], k)
+	}
+	for _, digest := range digests {
+		if err := d.copyFrom(ctx, digest, wanted, sink); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// copyFrom delivers the wanted blocks that one file has, and strikes them off.
+func (d disk) copyFrom(ctx context.Context, digest string, wanted map[[32]byte][]Block, sink Sink) error {
+	x, err := d.store.Index(digest)
+	if err != nil {
+		return nil // a file without a readable index only cannot help
+	}
+	file, err := os.Open(d.store.Path(digest))
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // collected meanwhile
+	}
+	if err != nil {
+		return err
+	}
+	defer file.Close()
+	for _, have := range x.Blocks {
+		for _, k := range wanted[have.SHA256] {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			b := sink.Buffer(k.Length)
+			if have.Length != k.Length || readFullAt(file, b, have.Offset) != nil {
+				continue
+			}
+			if err := sink.Deliver(k, b); err != nil {
+				return err
+			}
+		}
+		delete(wanted, have.SHA256)
+	}
+	return nil
+}

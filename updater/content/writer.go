@@ -1,0 +1,184 @@
+package content
+
+import (
+	"crypto/sha256"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+const (
+	markBytes = 64 << 20        // at most so much is hashed again after a crash
+	markEvery = 5 * time.Second // also when little comes
+
+	// Blocks between a source and the writer: a source fills the next ones while
+	// the writer hashes. More would only cost memory.
+	writerDepth = 4
+)
+
+// writer is the Sink of a fetch: one goroutine that checks, writes and records
+// blocks, and one that makes them durable meanwhile.
+type writer struct {
+	fetch  *fetch
+	items  chan item
+	free   chan []byte   // buffers to use again
+	marks  chan struct{} // capacity 1: enough bytes await a mark
+	source string        // whose turn it is; changed only while items is empty
+	strike atomic.Int32  // wrong blocks of this source
+	failed atomic.Pointer[error]
+	group  sync.WaitGroup
+	quit   chan struct{}
+	syncMu sync.Mutex // one mark at a time
+}
+
+type item struct {
+	block Block
+	data  []byte
+	ack   chan struct{} // set: no block, but a question whether all before is done
+}
+
+func (r *fetch) startWriter() *writer {
+	w := &writer{
+		fetch: r, items: make(chan item, writerDepth), free: make(chan []byte, 2*writerDepth),
+		marks: make(chan struct{}, 1), quit: make(chan struct{}),
+	}
+	w.group.Go(w.write)
+	w.group.Go(w.markLoop)
+	return w
+}
+
+// stop ends both goroutines; what was delivered is written and marked first.
+func (w *writer) stop() {
+	close(w.items)
+	close(w.quit)
+	w.group.Wait()
+	if err := w.sync(); err != nil {
+		w.fail(err)
+	}
+}
+
+func (w *writer) begin(source string) {
+	w.source = source
+	w.strike.Store(0)
+}
+
+func (w *writer) wrong() int { return int(w.strike.Load()) }
+
+func (w *writer) failure() error {
+	if e := w.failed.Load(); e != nil {
+		return *e
+	}
+	return nil
+}
+
+func (w *writer) fail(err error) { w.failed.CompareAndSwap(nil, &err) }
+
+// Buffer implements Sink.
+func (w *writer) Buffer(n int) []byte {
+	select {
+	case b := <-w.free:
+		if cap(b) >= n {
+			return b[:n]
+		}
+	default:
+	}
+	// Most blocks are full ones: small buffers would not serve a second time.
+	return make([]byte, n, max(n, BlockSize))
+}
+
+// Deliver implements Sink.
+func (w *writer) Deliver(k Block, data []byte) error {
+	if err := w.failure(); err != nil {
+		return err
+	}
+	if w.wrong() >= maxStrikes {
+		return fmt.Errorf("%d of them: %w", w.wrong(), ErrCorrupt)
+	}
+	w.items <- item{block: k, data: data}
+	return nil
+}
+
+// flush returns when everything delivered so far has been handled.
+func (w *writer) flush() {
+	ack := make(chan struct{})
+	w.items <- item{ack: ack}
+	<-ack
+}
+
+func (w *writer) write() {
+	for i := range w.items {
+		if i.ack != nil {
+			close(i.ack)
+			continue
+		}
+		if w.failure() == nil {
+			if err := w.put(i.block, i.data); err != nil {
+				w.fail(err)
+			}
+		}
+		select {
+		case w.free <- i.data:
+		default:
+		}
+	}
+}
+
+// put checks a block, writes it, records it, and only then sets its bit.
+func (w *writer) put(k Block, data []byte) error {
+	r := w.fetch
+	if r.have[k.N] {
+		return nil
+	}
+	if len(data) != k.Length || sha256.Sum256(data) != k.SHA256 {
+		w.strike.Add(1)
+		return nil
+	}
+	if err := r.store.fault("write-block"); err != nil {
+		return err
+	}
+	if _, err := r.data.WriteAt(data, k.Offset); err != nil {
+		return err
+	}
+	pending, err := r.journal.wrote(k)
+	if err != nil {
+		return err
+	}
+	if pending >= markBytes {
+		select {
+		case w.marks <- struct{}{}:
+		default:
+		}
+	}
+	r.have[k.N] = true
+	r.done += int64(k.Length)
+	r.bySource[w.source] += int64(k.Length)
+	r.say(StateFetching)
+	return nil
+}
+
+func (w *writer) markLoop() {
+	tick := time.NewTicker(markEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-w.quit:
+			return
+		case <-tick.C:
+		case <-w.marks:
+		}
+		if err := w.sync(); err != nil {
+			w.fail(err)
+			return
+		}
+	}
+}
+
+func (w *writer) sync() error {
+	w.syncMu.Lock()
+	defer w.syncMu.Unlock()
+	if err := w.fetch.store.fault("mark"); err != nil {
+		return err
+	}
+	return w.fetch.journal.mark(w.fetch.data)
+}
