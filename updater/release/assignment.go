@@ -103,15 +103,6 @@ func ParseAssignment(value any) (Assignment, error) {
 	return a, nil
 }
 
-// ParseLabel reads the device's name from the value of AssignmentField.
-func ParseLabel(value any) (Label, error) {
-	var l Label
-	if err := remarshal(value, &l); err != nil {
-		return Label{}, fmt.Errorf("cannot read device label: %w", err)
-	}
-	return l, nil
-}
-
 func remarshal(value, into any) error {
 	raw, err := json.Marshal(value)
 	if err != nil {

@@ -1,0 +1,167 @@
+package trust
+
+import (
+	"encoding/json"
+	"fmt"
+	"log/slog"
+	"maps"
+	"time"
+
+	"github.com/bothy-edge/bothy/agent/store"
+	"github.com/bothy-edge/bothy/updater/release"
+)
+
+// marks is what must never go down. It is kept in the slot files and, as a
+// second copy, in the database; the copy with the higher sequence counts. The
+// slot files are written first.
+type marks struct {
+	Sequence  uint64              `json:"sequence"`
+	Enrolment string              `json:"enrolment"` // digest of device and enrolled roots
+	Time      time.Time           `json:"time"`      // high-water mark of a trusted clock
+	Counter   uint64              `json:"counter"`   // of the director's assignment
+	Roots     map[Repo]int64      `json:"roots"`
+	Roles     map[string]int64    `json:"roles"`     // "catalog/models" -> version
+	Installed map[string]uint64   `json:"installed"` // "models/mote" -> release version
+	Expires   map[Repo]*time.Time `json:"expires"`   // of the newest timestamp verified
+}
+
+func newMarks(enrolment string) marks {
+	return marks{
+		Enrolment: enrolment,
+		Roots:     map[Repo]int64{},
+		Roles:     map[string]int64{},
+		Installed: map[string]uint64{},
+		Expires:   map[Repo]*time.Time{},
+	}
+}
+
+func (m marks) clone() marks {
+	m.Roots = maps.Clone(m.Roots)
+	m.Roles = maps.Clone(m.Roles)
+	m.Installed = maps.Clone(m.Installed)
+	m.Expires = maps.Clone(m.Expires)
+	return m
+}
+
+// parseMarks reads one stored copy. A copy of another enrolment, or one that
+// cannot be read, counts as absent.
+func parseMarks(raw []byte, enrolment string) (marks, bool) {
+	m := newMarks(enrolment)
+	if err := json.Unmarshal(raw, &m); err != nil || m.Enrolment != enrolment {
+		return newMarks(enrolment), false
+	}
+	// A stored null would leave a nil map behind.
+	full := newMarks(enrolment)
+	if m.Roots == nil {
+		m.Roots = full.Roots
+	}
+	if m.Roles == nil {
+		m.Roles = full.Roles
+	}
+	if m.Installed == nil {
+		m.Installed = full.Installed
+	}
+	if m.Expires == nil {
+		m.Expires = full.Expires
+	}
+	return m, true
+}
+
+func roleKey(repo Repo, role string) string { return string(repo) + "/" + role }
+
+func installedKey(kind release.Kind, name string) string { return kind.Folder() + "/" + name }
+
+// keeper owns the marks. Its methods are called with the client's lock held.
+type keeper struct {
+	slots *store.Slots
+	vault vault
+	log   *slog.Logger
+	now   marks
+}
+
+// openKeeper loads the newer of the two copies.
+func openKeeper(slots *store.Slots, v vault, enrolment string, log *slog.Logger) (*keeper, error) {
+	k := &keeper{slots: slots, vault: v, log: log, now: newMarks(enrolment)}
+	raw, found := slots.Load()
+	if found {
+		m, ok := parseMarks(raw, enrolment)
+		if !ok {
+			log.Warn("anti-rollback marks belong to another enrolment and are not used")
+		}
+		k.now = m
+	}
+	raw, err := v.marks()
+	if err != nil {
+		return nil, err
+	}
+	if m, ok := parseMarks(raw, enrolment); ok && m.Sequence > k.now.Sequence {
+		log.Warn("anti-rollback slot files are older than the database", "sequence", k.now.Sequence, "database", m.Sequence)
+		k.now = m
+	}
+	return k, nil
+}
+
+// save makes the change durable in both places if it changed anything.
+func (k *keeper) save(change func(*marks)) error {
+	next := k.now.clone()
+	change(&next)
+	if same(next, k.now) {
+		return nil
+	}
+	next.Sequence++
+	raw, err := json.Marshal(next)
+	if err != nil {
+		return fmt.Errorf("internal error: cannot encode marks: %w", err)
+	}
+	if err := k.slots.Save(raw); err != nil {
+		return fmt.Errorf("cannot save anti-rollback marks: %w", err)
+	}
+	k.now = next
+	return k.vault.putMarks(raw)
+}
+
+func same(a, b marks) bool {
+	x, errX := json.Marshal(a)
+	y, errY := json.Marshal(b)
+	return errX == nil && errY == nil && string(x) == string(y)
+}
+
+// raiseRole records that version of a role was verified.
+func (k *keeper) raiseRole(repo Repo, role string, version int64) error {
+	return k.save(func(m *marks) {
+		key := roleKey(repo, role)
+		m.Roles[key] = max(m.Roles[key], version)
+	})
+}
+
+// raiseInstalled records releases that run, so that an older one is refused
+// even after the database is gone.
+func (k *keeper) raiseInstalled(docs []release.Document) error {
+	return k.save(func(m *marks) {
+		for _, d := range docs {
+			key := installedKey(d.Kind, d.Name)
+			m.Installed[key] = max(m.Installed[key], d.Version)
+		}
+	})
+}
+
+// markStep is how far the clock mark may lag: the slot files are flash.
+const markStep = 10 * time.Minute
+
+// raiseTime moves the clock mark up to now. It never passes the first expiry
+// among the newest timestamps verified: a clock that lies about the year can
+// expire what the device holds, but never what the fleet signs next.
+func (k *keeper) raiseTime(now time.Time) error {
+	if len(k.now.Expires) < 2 {
+		return nil
+	}
+	for _, expires := range k.now.Expires {
+		if limit := expires.Add(time.Second); now.After(limit) {
+			now = limit
+		}
+	}
+	if now.Before(k.now.Time.Add(markStep)) {
+		return nil
+	}
+	return k.save(func(m *marks) { m.Time = now.UTC() })
+}
