@@ -1,0 +1,218 @@
+package mqtt
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// laneDepth is how many frames may wait for the reader of a lane: four times
+// the largest window, so that only a reader that has stopped loses any.
+const laneDepth = 4 * MaxRanges
+
+// Info is what a depot says of itself on its info topic.
+type Info struct {
+	V         int      `json:"v"`          // 1
+	FrameMax  int      `json:"frame_max"`  // bytes of payload that the broker lets through
+	WindowMax int      `json:"window_max"` // bytes that one device may have outstanding
+	Epoch     uint64   `json:"epoch"`      // of this start of the depot; what was asked of another is lost
+	Cast      []string `json:"cast"`       // streams that can be joined; empty
+}
+
+// ParseInfo reads a depot's info message.
+func ParseInfo(b []byte) (Info, error) {
+	var i Info
+	if err := json.Unmarshal(b, &i); err != nil {
+		return Info{}, fmt.Errorf("depot info refused: %w", err)
+	}
+	if i.V != 1 || i.FrameMax < 1<<10 || i.WindowMax < i.FrameMax {
+		return Info{}, fmt.Errorf("depot info refused: version %d, frames of %d, window of %d bytes", i.V, i.FrameMax, i.WindowMax)
+	}
+	i.FrameMax = min(i.FrameMax, MaxFrame)
+	return i, nil
+}
+
+// Bulk is a device's second connection: it exists while at least one Lane is open.
+type Bulk struct {
+	cfg   Config
+	t     Topics
+	depot string
+	start time.Time // of the request clock
+	next  atomic.Uint64
+
+	mu  sync.Mutex
+	run *bulkRun
+}
+
+// bulkRun is one life of the connection.
+type bulkRun struct {
+	session *Session
+	stop    context.CancelFunc
+	done    chan struct{}
+
+	mu    sync.Mutex
+	lanes map[uint64]*Lane
+	info  Info
+	known bool
+}
+
+// NewBulk prepares the connection of one device to one depot. cfg's client id,
+// subscriptions, packet limit and will are set here.
+func NewBulk(cfg Config, t Topics, depot string) (*Bulk, error) {
+	if err := errors.Join(CheckID(t.Tenant), CheckID(t.Device), CheckID(depot)); err != nil {
+		return nil, err
+	}
+	cfg.ClientID = t.Device + bulkSuffix
+	cfg.MaxPacket = MaxFrame + 4<<10
+	cfg.Will, cfg.Farewell = nil, nil
+	if _, err := New(cfg); err != nil {
+		return nil, err
+	}
+	b := &Bulk{cfg: cfg, t: t, depot: depot, start: time.Now()}
+	// A number that no earlier run of this device used: its late frames must not match.
+	b.next.Store(uint64(time.Now().UnixNano()))
+	return b, nil
+}
+
+// Join opens a lane, and with the first one the connection. It does not wait for the broker.
+func (b *Bulk) Join() (*Lane, error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.run == nil {
+		if err := b.open(); err != nil {
+			return nil, err
+		}
+	}
+	l := &Lane{bulk: b, run: b.run, id: b.next.Add(1), frames: make(chan Arrival, laneDepth)}
+	b.run.mu.Lock()
+	b.run.lanes[l.id] = l
+	b.run.mu.Unlock()
+	return l, nil
+}
+
+// open starts the session. The caller holds mu.
+func (b *Bulk) open() error {
+	r := &bulkRun{done: make(chan struct{}), lanes: map[uint64]*Lane{}}
+	cfg := b.cfg
+	cfg.Subscriptions = []Subscription{
+		{Filter: b.t.Reply(), QoS: 0, Handle: r.frame},
+		{Filter: b.t.Info(b.depot), QoS: 1, Handle: r.learn},
+	}
+	s, err := New(cfg)
+	if err != nil {
+		return err
+	}
+	ctx, stop := context.WithCancel(context.Background()) // ended by the last Lane.Close
+	r.session, r.stop = s, stop
+	go func() {
+		defer close(r.done)
+		s.Run(ctx)
+	}()
+	b.run = r
+	return nil
+}
+
+// frame routes by the transfer number; what nobody waits for any more is dropped.
+func (r *bulkRun) frame(m Message) bool {
+	id, ok := transferOf(m.Payload)
+	if !ok {
+		return true
+	}
+	r.mu.Lock()
+	l := r.lanes[id]
+	r.mu.Unlock()
+	if l == nil {
+		return true
+	}
+	select {
+	case l.frames <- Arrival{Payload: m.Payload, At: m.At}:
+		return true
+	default:
+		return false
+	}
+}
+
+func (r *bulkRun) learn(m Message) bool {
+	info, err := ParseInfo(m.Payload)
+	r.mu.Lock()
+	r.info, r.known = info, err == nil
+	r.mu.Unlock()
+	r.session.mu.Lock()
+	r.session.notify()
+	r.session.mu.Unlock()
+	return true
+}
+
+// Arrival is a frame as it came, unchecked, with the time it came.
+type Arrival struct {
+	Payload []byte
+	At      time.Time
+}
+
+// Lane is one asker's share of the connection: the frames of its own transfer.
+// Used by one goroutine; Close must be called.
+type Lane struct {
+	bulk   *Bulk
+	run    *bulkRun
+	id     uint64
+	frames chan Arrival
+}
+
+// LaneState is the connection as the asker must know it.
+type LaneState struct {
+	Connected bool
+	Serial    uint64 // another number: a new connection, what was asked on the old one is lost
+	Known     bool   // the depot has said what it can do
+	Depot     Info
+}
+
+// Frames carries what arrives for this lane.
+func (l *Lane) Frames() <-chan Arrival { return l.frames }
+
+// State is a snapshot; Changed tells when it is out of date.
+func (l *Lane) State() LaneState {
+	st := l.run.session.Status()
+	l.run.mu.Lock()
+	defer l.run.mu.Unlock()
+	return LaneState{Connected: st.Connected, Serial: st.Serial, Known: l.run.known, Depot: l.run.info}
+}
+
+// Changed returns a channel that is closed at the next change of State. Take it before State.
+func (l *Lane) Changed() <-chan struct{} { return l.run.session.Changed() }
+
+// Transfer is the number that this lane's frames carry.
+func (l *Lane) Transfer() uint64 { return l.id }
+
+// Clock is the request clock: it only goes forward, and means nothing to anyone else.
+func (l *Lane) Clock() time.Duration { return time.Since(l.bulk.start) }
+
+// Ask sends a request as this lane's. It does not wait for answers, and loses
+// the request if the connection is lost: the asker must have a timer.
+func (l *Lane) Ask(ctx context.Context, q Request) error {
+	q.Transfer = l.id
+	b, err := q.Encode()
+	if err != nil {
+		return err
+	}
+	return l.run.session.Publish(ctx, l.bulk.t.Request(l.bulk.depot), 0, false, b)
+}
+
+// Close ends the lane, and with the last one the connection; it waits for that.
+func (l *Lane) Close() {
+	b := l.bulk
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	l.run.mu.Lock()
+	delete(l.run.lanes, l.id)
+	last := len(l.run.lanes) == 0
+	l.run.mu.Unlock()
+	if last && b.run == l.run {
+		l.run.stop()
+		<-l.run.done
+		b.run = nil
+	}
+}
