@@ -1,0 +1,287 @@
+package depot
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/bothy-edge/bothy/updater/mqtt"
+)
+
+// Fleet is what a depot serves. It must be safe for concurrent use. A missing
+// thing is an error that is fs.ErrNotExist.
+type Fleet interface {
+	// Devices is the names of all devices that have a director set.
+	Devices() ([]string, error)
+	// Metadata is a file of the catalog (device is ignored) or of a device's director.
+	Metadata(repo, device, name string) ([]byte, error)
+	// Blob is the path of the file with this digest (64 hexadecimal digits).
+	Blob(digest string) (path string, err error)
+	// Index is the encoded block index of the file with this digest.
+	Index(digest string) ([]byte, error)
+	// Allowed says whether the device's set names the digest.
+	Allowed(device, digest string) bool
+}
+
+// The repositories and the file that announces a new version of one.
+const (
+	repoCatalog  = "catalog"
+	repoDirector = "director"
+	timestamp    = "timestamp.json"
+)
+
+// Report is a message of a device. The payload is not verified; the topic only
+// says who the broker thinks it is.
+type Report struct {
+	Device  string
+	Kind    string // "state", "event" or "online"
+	Payload []byte
+	Time    time.Time
+}
+
+// Config says what to serve and where. Session's client id, subscriptions and
+// packet limit are set by Serve; zero values of the rest are the defaults named.
+type Config struct {
+	Fleet     Fleet
+	Session   mqtt.Config
+	Tenant    string
+	Depot     string
+	Poll      time.Duration   // how often the fleet's folder is looked at; 2 s
+	Poke      <-chan struct{} // look now
+	Reports   func(Report)    // called from one goroutine; nil drops them
+	FrameMax  int             // bytes; 0 asks the broker by sending frames
+	WindowMax int             // bytes that one device may have outstanding; 16 MiB
+	Log       *slog.Logger
+	Ready     chan<- Stats // told once, when the depot has announced itself; capacity at least 1
+}
+
+// Stats is what a depot has done.
+type Stats struct {
+	Epoch    uint64 `json:"epoch"`
+	FrameMax int    `json:"frame_max"`
+	Frames   uint64 `json:"frames"`
+	Bytes    uint64 `json:"bytes"`
+	Refused  uint64 `json:"refused"`
+	Dropped  uint64 `json:"dropped"` // ranges over a device's window
+}
+
+const (
+	defaultPoll   = 2 * time.Second
+	defaultWindow = 16 << 20
+	reportDepth   = 1024 // a fleet that comes back at once, before the reader gets going
+	requestDepth  = 1024
+)
+
+// server is one call of Serve.
+type server struct {
+	cfg     Config
+	topics  mqtt.Topics
+	epoch   uint64
+	frame   int
+	control *mqtt.Session
+	bulk    *mqtt.Session
+	reports chan mqtt.Message
+	asked   chan mqtt.Message
+	sent    map[string]string // retained by topic; the announce loop's
+	epochs  map[string]uint64 // last presence by device; the report loop's
+	objects *objects
+	queue   *queue
+}
+
+// Serve runs a depot until ctx ends, and returns nil then.
+func Serve(ctx context.Context, cfg Config) error {
+	s, err := newServer(cfg)
+	if err != nil {
+		return fmt.Errorf("cannot serve the fleet: %w", err)
+	}
+	defer s.objects.close()
+	if s.frame == 0 {
+		if s.frame, err = s.probe(ctx); err != nil {
+			return stopped(ctx, fmt.Errorf("cannot find out how large a frame the broker lets through: %w", err))
+		}
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var group sync.WaitGroup
+	defer group.Wait()
+	defer cancel()
+	s.control.Retain(s.topics.Info(cfg.Depot), s.info())
+	group.Go(func() { s.control.Run(ctx) })
+	group.Go(func() { s.bulk.Run(ctx) })
+	group.Go(func() { s.listen(ctx) })
+	group.Go(func() { s.transmit(ctx) })
+	return stopped(ctx, s.announceLoop(ctx))
+}
+
+// stopped is nil where err only says that ctx ended.
+func stopped(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+func newServer(cfg Config) (*server, error) {
+	if err := errors.Join(mqtt.CheckID(cfg.Tenant), mqtt.CheckID(cfg.Depot)); err != nil {
+		return nil, err
+	}
+	if cfg.Poll == 0 {
+		cfg.Poll = defaultPoll
+	}
+	if cfg.WindowMax == 0 {
+		cfg.WindowMax = defaultWindow
+	}
+	if cfg.Log == nil {
+		cfg.Log = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Session.Now == nil {
+		cfg.Session.Now = time.Now
+	}
+	if cfg.Session.Log == nil {
+		cfg.Session.Log = cfg.Log
+	}
+	s := &server{
+		cfg: cfg, topics: mqtt.Topics{Tenant: cfg.Tenant}, epoch: uint64(cfg.Session.Now().UnixNano()), frame: cfg.FrameMax,
+		reports: make(chan mqtt.Message, reportDepth), asked: make(chan mqtt.Message, requestDepth),
+		sent: map[string]string{}, epochs: map[string]uint64{},
+		objects: newObjects(cfg.Fleet, cfg.Session.Now), queue: newQueue(cfg.WindowMax),
+	}
+	var subs []mqtt.Subscription
+	for _, leaf := range []string{"state", "event", "online"} {
+		subs = append(subs, mqtt.Subscription{Filter: s.topics.AnyDevice(leaf), QoS: 1, Handle: mqtt.Into(s.reports)})
+	}
+	var err error
+	if s.control, err = mqtt.New(s.session(cfg.Depot, mqtt.MaxControl, subs...)); err != nil {
+		return nil, err
+	}
+	requests := mqtt.Subscription{Filter: s.topics.Requests(cfg.Depot), Handle: mqtt.Into(s.asked)}
+	s.bulk, err = mqtt.New(s.session(cfg.Depot+"-bulk", mqtt.MaxControl, requests))
+	return s, err
+}
+
+func (s *server) session(id string, limit int, subs ...mqtt.Subscription) mqtt.Config {
+	c := s.cfg.Session
+	c.ClientID, c.MaxPacket, c.Subscriptions = id, limit, subs
+	return c
+}
+
+func (s *server) info() []byte {
+	b, _ := json.Marshal(mqtt.Info{V: 1, FrameMax: s.frame, WindowMax: max(s.cfg.WindowMax, s.frame), Epoch: s.epoch, Cast: []string{}}) // plain fields cannot fail
+	return b
+}
+
+// announceLoop keeps the retained offers as the fleet's folder has them.
+func (s *server) announceLoop(ctx context.Context) error {
+	if err := s.control.Wait(ctx); err != nil {
+		return err
+	}
+	if err := s.bulk.Wait(ctx); err != nil {
+		return err
+	}
+	tick := time.NewTicker(s.cfg.Poll)
+	defer tick.Stop()
+	for first := true; ; first = false {
+		if err := s.announce(); err != nil {
+			s.cfg.Log.Warn("cannot announce the fleet", "error", err)
+		}
+		if first && s.cfg.Ready != nil {
+			s.cfg.Ready <- s.stats()
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tick.C:
+		case <-s.cfg.Poke:
+		}
+	}
+}
+
+func (s *server) announce() error {
+	devices, err := s.cfg.Fleet.Devices()
+	if err != nil {
+		return err
+	}
+	err = s.offer(s.topics.Catalog(), repoCatalog, "")
+	for _, d := range devices {
+		if mqtt.CheckID(d) == nil {
+			err = errors.Join(err, s.offer(s.topics.For(d).Want(), repoDirector, d))
+		}
+	}
+	return err
+}
+
+// offer retains a repository's timestamp if it is not what is there already.
+func (s *server) offer(topic, repo, device string) error {
+	b, err := s.cfg.Fleet.Metadata(repo, device, timestamp)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil // nothing signed yet
+	}
+	if err != nil {
+		return err
+	}
+	if s.sent[topic] == string(b) {
+		return nil
+	}
+	s.sent[topic] = string(b)
+	s.control.Retain(topic, b)
+	s.cfg.Log.Info("offered", "repository", repo, "device", device)
+	return nil
+}
+
+// listen takes requests and reports.
+func (s *server) listen(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case m := <-s.asked:
+			s.enqueue(m)
+		case m := <-s.reports:
+			s.report(m)
+		}
+	}
+}
+
+func (s *server) report(m mqtt.Message) {
+	device, ok := s.topics.DeviceOf(m.Topic)
+	if !ok || s.cfg.Reports == nil || len(m.Payload) == 0 {
+		return
+	}
+	kind := ""
+	switch m.Topic {
+	case s.topics.For(device).State():
+		kind = "state"
+	case s.topics.For(device).Event():
+		kind = "event"
+	case s.topics.For(device).Online():
+		kind = "online"
+		if !s.newer(device, m.Payload) {
+			return
+		}
+	default:
+		return
+	}
+	s.cfg.Reports(Report{Device: device, Kind: kind, Payload: m.Payload, Time: m.At})
+}
+
+// newer drops the last will of an earlier start, which a broker may publish
+// long after the device is back.
+func (s *server) newer(device string, payload []byte) bool {
+	var p mqtt.Presence
+	if json.Unmarshal(payload, &p) != nil || p.V != 1 || p.Epoch < s.epochs[device] {
+		return false
+	}
+	s.epochs[device] = p.Epoch
+	return true
+}
+
+func (s *server) stats() Stats {
+	q := s.queue.stats()
+	q.Epoch, q.FrameMax = s.epoch, s.frame
+	return q
+}

@@ -1,0 +1,153 @@
+package depot
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"io"
+	"io/fs"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/bothy-edge/bothy/updater/mqtt"
+)
+
+const (
+	keepOpen  = 16          // files and indexes at once
+	allowLife = time.Second // a device that loses a digest loses it within this
+)
+
+// object is something that ranges are read from.
+type object struct {
+	id   [16]byte
+	size int64
+	r    io.ReaderAt
+}
+
+// objects opens what requests name, and keeps the latest open. Owned by the transmit loop.
+type objects struct {
+	fleet   Fleet
+	now     func() time.Time
+	opened  map[string]object
+	order   []string // oldest first
+	allowed map[string]verdict
+}
+
+type verdict struct {
+	ok   bool
+	when time.Time
+}
+
+func newObjects(f Fleet, now func() time.Time) *objects {
+	return &objects{fleet: f, now: now, opened: map[string]object{}, allowed: map[string]verdict{}}
+}
+
+func (o *objects) close() {
+	for k := range o.opened {
+		o.drop(k)
+	}
+}
+
+func (o *objects) drop(key string) {
+	if c, ok := o.opened[key].r.(io.Closer); ok {
+		c.Close()
+	}
+	delete(o.opened, key)
+}
+
+// open finds the object of a request and says with which code to answer otherwise.
+func (o *objects) open(device string, q mqtt.Request) (object, uint16) {
+	if q.Kind == mqtt.KindMetadata {
+		return o.metadata(device, q.Name)
+	}
+	digest := hex.EncodeToString(q.Digest[:])
+	if !o.may(device, digest) {
+		return object{}, mqtt.CodeForbidden
+	}
+	key := digest
+	load := o.blob
+	if q.Kind == mqtt.KindIndex {
+		key, load = digest+".index", o.index
+	}
+	if have, ok := o.opened[key]; ok {
+		return have, mqtt.CodeOK
+	}
+	x, err := load(digest)
+	if err != nil {
+		return object{}, codeOf(err)
+	}
+	if len(o.order) >= keepOpen {
+		o.drop(o.order[0])
+		o.order = o.order[1:]
+	}
+	o.opened[key] = x
+	o.order = append(o.order, key)
+	return x, mqtt.CodeOK
+}
+
+// may asks the fleet at most once a second for each device and digest: with
+// large frames on a fast broker there are a thousand requests a second.
+func (o *objects) may(device, digest string) bool {
+	key, now := device+" "+digest, o.now()
+	if v, ok := o.allowed[key]; ok && now.Sub(v.when) < allowLife {
+		return v.ok
+	}
+	if len(o.allowed) > 4096 {
+		clear(o.allowed)
+	}
+	v := verdict{o.fleet.Allowed(device, digest), now}
+	o.allowed[key] = v
+	return v.ok
+}
+
+func codeOf(err error) uint16 {
+	if errors.Is(err, fs.ErrNotExist) {
+		return mqtt.CodeNotFound
+	}
+	return mqtt.CodeFailed
+}
+
+// metadata is read anew each time: it is small, and a signing may have replaced it.
+func (o *objects) metadata(device, name string) (object, uint16) {
+	repo, file, ok := strings.Cut(name, "/")
+	if !ok || repo != repoCatalog && repo != repoDirector || !fs.ValidPath(file) {
+		return object{}, mqtt.CodeNotFound
+	}
+	b, err := o.fleet.Metadata(repo, device, file)
+	if err != nil {
+		return object{}, codeOf(err)
+	}
+	return inMemory(b), mqtt.CodeOK
+}
+
+func inMemory(b []byte) object {
+	sum := sha256.Sum256(b)
+	return object{id: [16]byte(sum[:]), size: int64(len(b)), r: bytes.NewReader(b)}
+}
+
+func (o *objects) index(digest string) (object, error) {
+	b, err := o.fleet.Index(digest)
+	if err != nil {
+		return object{}, err
+	}
+	return inMemory(b), nil
+}
+
+func (o *objects) blob(digest string) (object, error) {
+	path, err := o.fleet.Blob(digest)
+	if err != nil {
+		return object{}, err
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return object{}, err
+	}
+	i, err := f.Stat()
+	if err != nil {
+		return object{}, errors.Join(err, f.Close())
+	}
+	id, _ := hex.DecodeString(digest[:32])
+	return object{id: [16]byte(id), size: i.Size(), r: f}, nil
+}

@@ -1,0 +1,90 @@
+package depot
+
+import (
+	"sync"
+	"time"
+
+	"github.com/bothy-edge/bothy/updater/mqtt"
+)
+
+// job is one range of one request: one frame to send.
+type job struct {
+	device string
+	ask    mqtt.Request // its Ranges are not used
+	at     mqtt.Range
+	came   time.Time
+}
+
+// queue holds the jobs of each device and gives them out in turn, one frame a
+// device, so that whoever asks for much does not hold up the others.
+// Safe for concurrent use.
+type queue struct {
+	perDevice int           // bytes that one device may have waiting
+	wake      chan struct{} // capacity 1: it is not empty any more
+
+	mu    sync.Mutex
+	jobs  map[string][]job
+	bytes map[string]int
+	turn  []string // devices that have jobs, next first
+	count Stats
+}
+
+func newQueue(perDevice int) *queue {
+	return &queue{perDevice: perDevice, wake: make(chan struct{}, 1), jobs: map[string][]job{}, bytes: map[string]int{}}
+}
+
+// put adds a job, unless the device has its window full: it will ask again.
+func (q *queue) put(j job) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	n := int(j.at.Length)
+	if have := q.bytes[j.device]; have > 0 && have+n > q.perDevice || len(q.jobs[j.device]) >= 4*mqtt.MaxRanges {
+		q.count.Dropped++
+		return
+	}
+	if len(q.jobs[j.device]) == 0 {
+		q.turn = append(q.turn, j.device)
+	}
+	q.jobs[j.device] = append(q.jobs[j.device], j)
+	q.bytes[j.device] += n
+	select {
+	case q.wake <- struct{}{}:
+	default:
+	}
+}
+
+func (q *queue) take() (job, bool) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if len(q.turn) == 0 {
+		return job{}, false
+	}
+	d := q.turn[0]
+	q.turn = q.turn[1:]
+	j := q.jobs[d][0]
+	q.bytes[d] -= int(j.at.Length)
+	if q.jobs[d] = q.jobs[d][1:]; len(q.jobs[d]) > 0 {
+		q.turn = append(q.turn, d)
+	} else {
+		delete(q.jobs, d)
+		delete(q.bytes, d)
+	}
+	return j, true
+}
+
+func (q *queue) sent(bytes int, code uint16) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if code != mqtt.CodeOK {
+		q.count.Refused++
+		return
+	}
+	q.count.Frames++
+	q.count.Bytes += uint64(bytes)
+}
+
+func (q *queue) stats() Stats {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	return q.count
+}
