@@ -1,0 +1,83 @@
+package runtime
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/bothy-edge/bothy/internal/parts"
+)
+
+func TestEstimateOfMote(t *testing.T) {
+	n, err := Estimate(parts.Model(t, "mote-256-f16.gguf"), 1000, 3)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// 2 layers of 256 values each way, half precision, unless the model shares its heads.
+	info, err := os.Stat(parts.Model(t, "mote-256-f16.gguf"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n.Weights >= uint64(info.Size()) || n.Weights < uint64(info.Size())*9/10 {
+		t.Errorf("got %d bytes of weights of a file of %d, want a little less than all", n.Weights, info.Size())
+	}
+	one, err := Estimate(parts.Model(t, "mote-256-f16.gguf"), 1000, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if one.KV == 0 || n.KV != 3*one.KV {
+		t.Errorf("got a cache of %d for three slots and %d for one, want three times as much", n.KV, one.KV)
+	}
+	if perToken := one.KV / 1000; perToken > 2*2*256*2 || perToken < 2*2*32*2 {
+		t.Errorf("got %d bytes of cache a token, outside what 2 layers of 256 can need", perToken)
+	}
+	trained, err := Estimate(parts.Model(t, "mote-256-f16.gguf"), 0, 0)
+	if err != nil || trained.Context != 1024 || trained.Slots != 1 {
+		t.Errorf("got %+v (%v), want the trained context of 1024 and one slot", trained, err)
+	}
+}
+
+func TestFitsShowsTheArithmetic(t *testing.T) {
+	n := Need{Weights: 4 << 30, KV: 1 << 30, Compute: 256 << 20, Process: 32 << 20, Context: 8192, Slots: 4}
+	if err := fits(n, 6<<30, 8<<30); err != nil {
+		t.Errorf("got %v, want a fit", err)
+	}
+	err := fits(n, 5<<30, 8<<30)
+	if err == nil {
+		t.Fatal("got a fit of 5.3 GiB into 5 GiB")
+	}
+	for _, want := range []string{"5.3 GiB", "weights 4.0 GiB", "4 x 8192 tokens 1.0 GiB", "buffers 256.0 MiB", "8.0 GiB", "5.0 GiB are free", "smaller context"} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("got %q, want it to name %q", err, want)
+		}
+	}
+}
+
+func TestFitsHost(t *testing.T) {
+	model := parts.Model(t, "mote-chat-q8_0.gguf")
+	if err := FitsHost(Spec{Files: []string{model}, Context: 512, Slots: 2}); err != nil {
+		t.Errorf("got %v for a model of one megabyte", err)
+	}
+	if err := FitsHost(Spec{Files: []string{model}, Context: maxContext, Slots: maxSlots}); err == nil || !strings.Contains(err.Error(), "key/value cache") {
+		t.Errorf("got %v, want a refusal of a cache of terabytes", err)
+	}
+	other := filepath.Join(t.TempDir(), "model.safetensors")
+	if err := os.WriteFile(other, []byte("not gguf but long enough to have a header"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := FitsHost(Spec{Files: []string{other}}); err != nil {
+		t.Errorf("got %v for another format, want it left to its engine", err)
+	}
+	whole, err := os.ReadFile(model)
+	if err != nil {
+		t.Fatal(err)
+	}
+	short := filepath.Join(t.TempDir(), "short.gguf")
+	if err := os.WriteFile(short, whole[:len(whole)/2], 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := FitsHost(Spec{Files: []string{short}}); err == nil {
+		t.Error("got a fit of a truncated file")
+	}
+}
