@@ -5,35 +5,31 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"sync"
 	"time"
 
 	"github.com/bothy-edge/bothy/updater/mqtt"
+	"github.com/bothy-edge/bothy/updater/trust"
 )
 
-// Fleet is what a depot serves. It must be safe for concurrent use. A missing
-// thing is an error that is fs.ErrNotExist.
+// Fleet is what a depot serves; fleet.Fleet is one. It must be safe for
+// concurrent use. A missing thing is an error that is trust.ErrNotFound.
 type Fleet interface {
 	// Devices is the names of all devices that have a director set.
 	Devices() ([]string, error)
 	// Metadata is a file of the catalog (device is ignored) or of a device's director.
-	Metadata(repo, device, name string) ([]byte, error)
+	Metadata(repo trust.Repo, device, name string) ([]byte, error)
 	// Blob is the path of the file with this digest (64 hexadecimal digits).
 	Blob(digest string) (path string, err error)
 	// Index is the encoded block index of the file with this digest.
 	Index(digest string) ([]byte, error)
 	// Allowed says whether the device's set names the digest.
-	Allowed(device, digest string) bool
+	Allowed(device, digest string) (bool, error)
 }
 
-// The repositories and the file that announces a new version of one.
-const (
-	repoCatalog  = "catalog"
-	repoDirector = "director"
-	timestamp    = "timestamp.json"
-)
+// timestamp is the file that announces a new version of a repository.
+const timestamp = "timestamp.json"
 
 // Report is a message of a device. The payload is not verified; the topic only
 // says who the broker thinks it is.
@@ -206,19 +202,19 @@ func (s *server) announce() error {
 	if err != nil {
 		return err
 	}
-	err = s.offer(s.topics.Catalog(), repoCatalog, "")
+	err = s.offer(s.topics.Catalog(), trust.Catalog, "")
 	for _, d := range devices {
 		if mqtt.CheckID(d) == nil {
-			err = errors.Join(err, s.offer(s.topics.For(d).Want(), repoDirector, d))
+			err = errors.Join(err, s.offer(s.topics.For(d).Want(), trust.Director, d))
 		}
 	}
 	return err
 }
 
 // offer retains a repository's timestamp if it is not what is there already.
-func (s *server) offer(topic, repo, device string) error {
+func (s *server) offer(topic string, repo trust.Repo, device string) error {
 	b, err := s.cfg.Fleet.Metadata(repo, device, timestamp)
-	if errors.Is(err, fs.ErrNotExist) {
+	if errors.Is(err, trust.ErrNotFound) {
 		return nil // nothing signed yet
 	}
 	if err != nil {

@@ -12,11 +12,13 @@ import (
 	"time"
 
 	"github.com/bothy-edge/bothy/updater/mqtt"
+	"github.com/bothy-edge/bothy/updater/trust"
 )
 
 const (
-	keepOpen  = 16          // files and indexes at once
-	allowLife = time.Second // a device that loses a digest loses it within this
+	keepOpen     = 16          // files and indexes at once
+	keepVerdicts = 4096        // devices and digests
+	allowLife    = time.Second // a device that loses a digest loses it within this
 )
 
 // object is something that ranges are read from.
@@ -36,7 +38,7 @@ type objects struct {
 }
 
 type verdict struct {
-	ok   bool
+	code uint16
 	when time.Time
 }
 
@@ -63,8 +65,8 @@ func (o *objects) open(device string, q mqtt.Request) (object, uint16) {
 		return o.metadata(device, q.Name)
 	}
 	digest := hex.EncodeToString(q.Digest[:])
-	if !o.may(device, digest) {
-		return object{}, mqtt.CodeForbidden
+	if code := o.may(device, digest); code != mqtt.CodeOK {
+		return object{}, code
 	}
 	key := digest
 	load := o.blob
@@ -89,21 +91,27 @@ func (o *objects) open(device string, q mqtt.Request) (object, uint16) {
 
 // may asks the fleet at most once a second for each device and digest: with
 // large frames on a fast broker there are a thousand requests a second.
-func (o *objects) may(device, digest string) bool {
+func (o *objects) may(device, digest string) uint16 {
 	key, now := device+" "+digest, o.now()
 	if v, ok := o.allowed[key]; ok && now.Sub(v.when) < allowLife {
-		return v.ok
+		return v.code
 	}
-	if len(o.allowed) > 4096 {
+	if len(o.allowed) > keepVerdicts {
 		clear(o.allowed)
 	}
-	v := verdict{o.fleet.Allowed(device, digest), now}
+	v := verdict{code: mqtt.CodeOK, when: now}
+	switch ok, err := o.fleet.Allowed(device, digest); {
+	case err != nil:
+		v.code = codeOf(err)
+	case !ok:
+		v.code = mqtt.CodeForbidden
+	}
 	o.allowed[key] = v
-	return v.ok
+	return v.code
 }
 
 func codeOf(err error) uint16 {
-	if errors.Is(err, fs.ErrNotExist) {
+	if errors.Is(err, trust.ErrNotFound) || errors.Is(err, fs.ErrNotExist) {
 		return mqtt.CodeNotFound
 	}
 	return mqtt.CodeFailed
@@ -111,8 +119,9 @@ func codeOf(err error) uint16 {
 
 // metadata is read anew each time: it is small, and a signing may have replaced it.
 func (o *objects) metadata(device, name string) (object, uint16) {
-	repo, file, ok := strings.Cut(name, "/")
-	if !ok || repo != repoCatalog && repo != repoDirector || !fs.ValidPath(file) {
+	head, file, ok := strings.Cut(name, "/")
+	repo := trust.Repo(head)
+	if !ok || repo != trust.Catalog && repo != trust.Director || !fs.ValidPath(file) {
 		return object{}, mqtt.CodeNotFound
 	}
 	b, err := o.fleet.Metadata(repo, device, file)

@@ -33,34 +33,57 @@ func (s *server) probe(ctx context.Context) (int, error) {
 		if err := session.Wait(ctx); err != nil {
 			return 0, err
 		}
-		if echo(ctx, session, topic, back, kib<<10) {
+		serial := session.Status().Serial
+		came, lost := echo(ctx, session, topic, back, kib<<10)
+		if came {
 			return kib << 10, nil
+		}
+		if lost {
+			if err := reconnected(ctx, session, serial); err != nil {
+				return 0, err
+			}
 		}
 	}
 	return 0, fmt.Errorf("not even 8 KiB come back on %s; check the broker's access list", topic)
 }
 
-// echo says whether one frame comes back before the connection is lost or time is up.
-func echo(ctx context.Context, session *mqtt.Session, topic string, back <-chan mqtt.Message, size int) bool {
+// reconnected waits for a connection after the one numbered serial: that one is
+// lost, though the session may not have noticed yet.
+func reconnected(ctx context.Context, session *mqtt.Session, serial uint64) error {
+	for {
+		changed := session.Changed()
+		if st := session.Status(); st.Connected && st.Serial > serial {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-changed:
+		}
+	}
+}
+
+// echo says whether one frame comes back before time is up, or the connection was lost over it.
+func echo(ctx context.Context, session *mqtt.Session, topic string, arrivals <-chan mqtt.Message, size int) (back, lost bool) {
 	changed := session.Changed()
 	frame := mqtt.Frame{Kind: mqtt.KindBlob, Total: uint64(size), Payload: make([]byte, size)}.Encode()
 	if err := session.Publish(ctx, topic, 0, false, frame); err != nil {
-		return false
+		return false, true
 	}
 	timer := time.NewTimer(probeWait)
 	defer timer.Stop()
 	for {
 		select {
-		case m := <-back:
+		case m := <-arrivals:
 			if bytes.Equal(m.Payload, frame) {
-				return true
+				return true, false
 			}
 		case <-changed:
-			return false
+			return false, true
 		case <-timer.C:
-			return false
+			return false, false
 		case <-ctx.Done():
-			return false
+			return false, false
 		}
 	}
 }
