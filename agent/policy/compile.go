@@ -13,14 +13,6 @@ func Default() *Policy {
 	return compile(document{Schema: 1, Name: "default"})
 }
 
-// probe is an example request with the verdict it must get.
-type probe struct {
-	Name string    `json:"name"`
-	Ask  probeAsk  `json:"ask"`
-	Want probeWant `json:"want"`
-	pos  position
-}
-
 // position is a place in the source, both counted from 1; zero when there was no source.
 type position struct{ line, column int }
 
@@ -70,6 +62,9 @@ func (g *program) compileRule(r *rule, upstreams []Upstream) instruction {
 	in := instruction{verdict: Verdict{
 		Places: r.Places, Priority: r.Priority, MaxTokens: r.MaxTokens, Deny: r.Deny, Rule: r.Name,
 	}}
+	if in.verdict.Priority == "" {
+		in.verdict.Priority = Interactive
+	}
 	if r.When != nil {
 		in.when = *r.When
 	}

@@ -89,7 +89,7 @@ type Verdict struct {
 	Deny string `json:"deny,omitempty"`
 	// Rule is the rule that decided, or several joined by "+" where verdicts were intersected.
 	Rule string `json:"rule"`
-	// Classes are those the request is in, in the document's order.
+	// Classes are those the request certainly is in.
 	Classes []string `json:"classes,omitempty"`
 }
 

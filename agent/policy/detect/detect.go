@@ -12,10 +12,10 @@
 // literal \u escapes are folded to ASCII, and findings are mapped back to the
 // bytes of the text that was given.
 //
-// Scan looks at one text, Scanner at a text that arrives in pieces, JSON at a
-// request body: every key and every string value, unescaped, and the pieces of
-// a message once more as if they were one text. Nothing is kept and nothing is
-// logged. All functions are safe for concurrent use; a Scanner is not.
+// Scan looks at one text, Parts at a text in pieces, JSON at a request body:
+// every key and every string value, unescaped, and the pieces of its messages
+// once more as if they were one text. Nothing is kept and nothing is logged.
+// All functions are safe for concurrent use.
 package detect
 
 import "slices"
