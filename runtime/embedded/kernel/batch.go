@@ -16,8 +16,8 @@ const (
 )
 
 // Quants is a batch of activations as int8. Blocks of 32 values lie in tiles of
-// eight tokens: block b of token t is at index at(t, b) of Scale and the sums,
-// and at 32 times that index of Q. A batch of one token has tiles of one.
+// one or eight tokens: block n of token t is at index at(t, n) of Scale and the
+// sums, and at 32 times that index of Q.
 type Quants struct {
 	Q     []int8
 	Scale []float32 // of the block of 32
@@ -30,6 +30,7 @@ type Quants struct {
 // Batch is a set of activation rows, each of Width values.
 type Batch struct {
 	Width  int
+	level  Level
 	tokens int
 	tile   int
 	x      []float32 // as given, tokens rows
@@ -37,9 +38,10 @@ type Batch struct {
 	quants [2]*Quants
 }
 
-// NewBatch makes room for up to most rows of width values.
-func NewBatch(most, width int, needs ...Form) *Batch {
-	b := &Batch{Width: width}
+// NewBatch makes room for up to most rows of width values, in the forms that
+// the matrices of that level need.
+func NewBatch(level Level, most, width int, needs ...Form) *Batch {
+	b := &Batch{Width: width, level: level}
 	tiled := (most + 7) &^ 7
 	b.x = make([]float32, most*width)
 	for _, f := range needs {
@@ -67,9 +69,9 @@ func newQuants(tokens, width int) *Quants {
 
 // Reset sets the number of rows. What the batch held is gone.
 func (b *Batch) Reset(tokens int) {
-	b.tokens, b.tile = tokens, 8
-	if tokens == 1 {
-		b.tile = 1
+	b.tokens, b.tile = tokens, 1
+	if tokens > 1 && b.level == VNNI { // the only level with kernels for eight at once
+		b.tile = 8
 	}
 }
 

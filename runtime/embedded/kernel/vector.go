@@ -26,22 +26,13 @@ func SiluMul(out, gate, up []float32) {
 	}
 }
 
-// DotHalf is the sum of a[i]*b[i].
-func DotHalf(a []float32, b []uint16) float32 {
+func dotHalf(a []float32, b []uint16) float32 {
 	var sum float32
 	b = b[:len(a)]
 	for i, v := range a {
 		sum += v * HalfToFloat(b[i])
 	}
 	return sum
-}
-
-// AddHalf adds w*v to out.
-func AddHalf(out []float32, w float32, v []uint16) {
-	v = v[:len(out)]
-	for i, h := range v {
-		out[i] += w * HalfToFloat(h)
-	}
 }
 
 // ToHalf rounds src into dst.

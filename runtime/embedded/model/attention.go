@@ -52,7 +52,7 @@ func (m *Model) attend(layer int, in []Input, form kernel.Form) {
 			keys := m.cache.keys(layer, in[t].Seq, h/share)
 			values := m.cache.values(layer, in[t].Seq, h/share)
 			q := s.q[i*c.HeadDim : (i+1)*c.HeadDim]
-			attendOne(s.heads.Row(t)[h*c.HeadDim:(h+1)*c.HeadDim], q, keys, values, in[t].Pos+1)
+			attendOne(s.vectors, s.heads.Row(t)[h*c.HeadDim:(h+1)*c.HeadDim], q, keys, values, in[t].Pos+1)
 		}
 	})
 	m.pool.each(len(in), 4, func(lo, hi int) {
@@ -64,7 +64,7 @@ func (m *Model) attend(layer int, in []Input, form kernel.Form) {
 
 // attendOne is softmax(q*keys/sqrt(d))*values over the first n positions, with
 // the running maximum of online softmax, stretch by stretch.
-func attendOne(out, q []float32, keys, values []uint16, n int) {
+func attendOne(v kernel.Vectors, out, q []float32, keys, values []uint16, n int) {
 	d := len(q)
 	scale := float32(1 / math.Sqrt(float64(d)))
 	clear(out)
@@ -76,7 +76,7 @@ func attendOne(out, q []float32, keys, values []uint16, n int) {
 		peak := most
 		for i := range part {
 			at := (from + i) * d
-			part[i] = kernel.DotHalf(q, keys[at:at+d]) * scale
+			part[i] = v.DotHalf(q, keys[at:at+d]) * scale
 			peak = max(peak, part[i])
 		}
 		if peak > most {
@@ -87,11 +87,11 @@ func attendOne(out, q []float32, keys, values []uint16, n int) {
 			}
 			most = peak
 		}
-		for i, v := range part {
-			w := kernel.Exp(v - most)
+		for i, score := range part {
+			w := kernel.Exp(score - most)
 			sum += w
 			at := (from + i) * d
-			kernel.AddHalf(out, w, values[at:at+d])
+			v.AddHalf(out, w, values[at:at+d])
 		}
 	}
 	for i := range out {

@@ -20,11 +20,13 @@ type scratch struct {
 	heads    *kernel.Batch // rows of Heads*HeadDim
 	forward  *kernel.Batch // rows of FeedForward
 	last     *kernel.Batch // the rows whose logits are wanted
+	vectors  kernel.Vectors
 	logits   []float32
 }
 
 func newScratch(c Config, w *weights, most int) *scratch {
-	s := &scratch{most: most}
+	level := kernel.Level(c.Kernel)
+	s := &scratch{most: most, vectors: kernel.NewVectors(level)}
 	rows := func(width int) []float32 { return make([]float32, most*width) }
 	s.x, s.add = rows(c.Embd), rows(c.Embd)
 	s.q, s.k, s.v = rows(c.Heads*c.HeadDim), rows(c.KVHeads*c.HeadDim), rows(c.KVHeads*c.HeadDim)
@@ -38,10 +40,10 @@ func newScratch(c Config, w *weights, most int) *scratch {
 		heads = append(heads, l.o.Form())
 		forward = append(forward, l.down.Form())
 	}
-	s.wide = kernel.NewBatch(most, c.Embd, wide...)
-	s.heads = kernel.NewBatch(most, c.Heads*c.HeadDim, heads...)
-	s.forward = kernel.NewBatch(most, c.FeedForward, forward...)
-	s.last = kernel.NewBatch(most, c.Embd, w.output.Form())
+	s.wide = kernel.NewBatch(level, most, c.Embd, wide...)
+	s.heads = kernel.NewBatch(level, most, c.Heads*c.HeadDim, heads...)
+	s.forward = kernel.NewBatch(level, most, c.FeedForward, forward...)
+	s.last = kernel.NewBatch(level, most, c.Embd, w.output.Form())
 	return s
 }
 

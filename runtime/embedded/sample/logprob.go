@@ -36,7 +36,9 @@ func Top(logits []float32, n int) []Candidate {
 func logSum(logits []float32) float64 {
 	most := float32(math.Inf(-1))
 	for _, l := range logits {
-		most = max(most, l)
+		if l > most {
+			most = l
+		}
 	}
 	var sum float64
 	for _, l := range logits {

@@ -1,0 +1,141 @@
+#include "textflag.h"
+
+// Kernels for AVX2 with FMA and F16C: two registers of 8 rows for a group of 16,
+// weights in the order of blocks32_amd64.s.
+
+#define A2STEP(wo, xo, acc, xr) \
+	VMOVDQU wo(AX), Y4 \
+	VPSIGNB Y4, xr, Y5 \
+	VPABSB Y4, Y4 \
+	VPMADDUBSW Y5, Y4, Y4 \
+	VPMADDWD Y15, Y4, Y4 \
+	VPADDD Y4, acc, acc
+
+#define A2PAIR(wo, xo) \
+	VPBROADCASTD xo(CX), Y6 \
+	A2STEP(wo, xo, Y0, Y6) \
+	A2STEP((wo+32), xo, Y1, Y6)
+
+// func bytesOne256(w, s *byte, x *int8, dx *float32, bias *int32, nb int, out *float32)
+// signed bytes without offset: VPMADDUBSW gets the weights' magnitude and the
+// activations with the weights' sign, at most 2*128*127 in 16 bits
+TEXT ·bytesOne256(SB), NOSPLIT, $0-56
+	MOVQ w+0(FP), AX
+	MOVQ s+8(FP), BX
+	MOVQ x+16(FP), CX
+	MOVQ dx+24(FP), DX
+	MOVQ nb+40(FP), DI
+	MOVQ out+48(FP), R8
+	VPCMPEQW Y15, Y15, Y15
+	VPSRLW $15, Y15, Y15
+	VXORPS Y13, Y13, Y13
+	VXORPS Y14, Y14, Y14
+a8l:
+	VPXOR Y0, Y0, Y0
+	VPXOR Y1, Y1, Y1
+	PREFETCHT0 4096(AX)
+	PREFETCHT0 4160(AX)
+	PREFETCHT0 4224(AX)
+	PREFETCHT0 4288(AX)
+	PREFETCHT0 4352(AX)
+	PREFETCHT0 4416(AX)
+	PREFETCHT0 4480(AX)
+	PREFETCHT0 4544(AX)
+	A2PAIR(0, 0)
+	A2PAIR(64, 4)
+	A2PAIR(128, 8)
+	A2PAIR(192, 12)
+	A2PAIR(256, 16)
+	A2PAIR(320, 20)
+	A2PAIR(384, 24)
+	A2PAIR(448, 28)
+	VCVTDQ2PS Y0, Y0
+	VCVTDQ2PS Y1, Y1
+	VBROADCASTSS (DX), Y7
+	VCVTPH2PS (BX), Y8
+	VCVTPH2PS 16(BX), Y9
+	VMULPS Y7, Y8, Y8
+	VMULPS Y7, Y9, Y9
+	VFMADD231PS Y8, Y0, Y13
+	VFMADD231PS Y9, Y1, Y14
+	ADDQ $512, AX
+	ADDQ $32, BX
+	ADDQ $32, CX
+	ADDQ $4, DX
+	DECQ DI
+	JNZ  a8l
+	VMOVUPS Y13, (R8)
+	VMOVUPS Y14, 32(R8)
+	VZEROUPPER
+	RET
+
+#define A4STEP(wo, xlo, xhi, acc) \
+	VMOVDQU wo(AX), Y4 \
+	VPSRLW $4, Y4, Y5 \
+	VPAND Y12, Y4, Y4 \
+	VPAND Y12, Y5, Y5 \
+	VPMADDUBSW xlo, Y4, Y4 \
+	VPMADDUBSW xhi, Y5, Y5 \
+	VPADDW Y4, acc, acc \
+	VPADDW Y5, acc, acc
+
+#define A4PAIR(wo, xo) \
+	VPBROADCASTD xo(CX), Y6 \
+	VPBROADCASTD (xo+16)(CX), Y7 \
+	A4STEP(wo, Y6, Y7, Y0) \
+	A4STEP((wo+32), Y6, Y7, Y1)
+
+// func nibblesOne256(w, s *byte, x *int8, dx *float32, bias *int32, nb int, out *float32)
+// a whole block adds up in 16 bits: 8 * 15*127*2 = 30,480
+TEXT ·nibblesOne256(SB), NOSPLIT, $0-56
+	MOVQ w+0(FP), AX
+	MOVQ s+8(FP), BX
+	MOVQ x+16(FP), CX
+	MOVQ dx+24(FP), DX
+	MOVQ bias+32(FP), SI
+	MOVQ nb+40(FP), DI
+	MOVQ out+48(FP), R8
+	VPCMPEQW Y15, Y15, Y15
+	VPSRLW $15, Y15, Y15
+	MOVQ $0x0f0f0f0f, R9
+	MOVQ R9, X12
+	VPBROADCASTD X12, Y12
+	VXORPS Y13, Y13, Y13
+	VXORPS Y14, Y14, Y14
+a4l:
+	VPXOR Y0, Y0, Y0
+	VPXOR Y1, Y1, Y1
+	PREFETCHT0 4096(AX)
+	PREFETCHT0 4160(AX)
+	PREFETCHT0 4224(AX)
+	PREFETCHT0 4288(AX)
+	A4PAIR(0, 0)
+	A4PAIR(64, 4)
+	A4PAIR(128, 8)
+	A4PAIR(192, 12)
+	VPBROADCASTD (SI), Y10
+	VPMADDWD Y15, Y0, Y0
+	VPMADDWD Y15, Y1, Y1
+	VPADDD Y10, Y0, Y0
+	VPADDD Y10, Y1, Y1
+	VCVTDQ2PS Y0, Y0
+	VCVTDQ2PS Y1, Y1
+	VBROADCASTSS (DX), Y7
+	VCVTPH2PS (BX), Y8
+	VCVTPH2PS 16(BX), Y9
+	VMULPS Y7, Y8, Y8
+	VMULPS Y7, Y9, Y9
+	VFMADD231PS Y8, Y0, Y13
+	VFMADD231PS Y9, Y1, Y14
+	ADDQ $256, AX
+	ADDQ $32, BX
+	ADDQ $32, CX
+	ADDQ $4, DX
+	ADDQ $4, SI
+	DECQ DI
+	JNZ  a4l
+	VMOVUPS Y13, (R8)
+	VMOVUPS Y14, 32(R8)
+	VZEROUPPER
+	RET
+
