@@ -48,7 +48,7 @@ func (a Assignment) Paths() []string {
 
 // Validate reports the first thing that is wrong with the assignment.
 func (a Assignment) Validate() error {
-	if err := CheckName(a.Device); err != nil {
+	if err := CheckDevice(a.Device); err != nil {
 		return fmt.Errorf("device: %w", err)
 	}
 	if a.Counter == 0 || a.Counter > 1<<53 {

@@ -229,6 +229,18 @@ func CheckName(name string) error {
 	return nil
 }
 
+// CheckDevice says whether name may name a device. A device's second
+// connection to the broker is NAME-bulk, so no device may be called that.
+func CheckDevice(name string) error {
+	if err := CheckName(name); err != nil {
+		return err
+	}
+	if strings.HasSuffix(name, "-bulk") {
+		return fmt.Errorf("name %q ends with -bulk, which is reserved for the bulk connection", name)
+	}
+	return nil
+}
+
 // CheckDigest says whether s is a SHA-256 in lower-case hexadecimal.
 func CheckDigest(s string) error {
 	if len(s) != 64 || strings.Trim(s, "0123456789abcdef") != "" {

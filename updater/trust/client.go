@@ -80,7 +80,7 @@ type RepoVersions struct {
 // Open verifies what is stored, without a source. A damaged or lost store is
 // not an error: the client starts again from the enrolled roots and the marks.
 func Open(cfg Config) (*Client, error) {
-	if err := release.CheckName(cfg.Device); err != nil {
+	if err := release.CheckDevice(cfg.Device); err != nil {
 		return nil, fmt.Errorf("cannot open trust: device: %w", err)
 	}
 	if cfg.Now == nil {

@@ -106,7 +106,7 @@ func (t Ticket) Validate() error {
 // that was interrupted is finished. Another device name or other roots are
 // refused. The device key is made here and never leaves.
 func Enroll(dir string, ticket Ticket, device string) (Identity, error) {
-	if err := release.CheckName(device); err != nil {
+	if err := release.CheckDevice(device); err != nil {
 		return Identity{}, fmt.Errorf("cannot enrol device: %w", err)
 	}
 	if err := ticket.Validate(); err != nil {

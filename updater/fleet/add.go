@@ -1,0 +1,294 @@
+package fleet
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/bothy-edge/bothy/agent/store"
+	"github.com/bothy-edge/bothy/updater/content"
+	"github.com/bothy-edge/bothy/updater/release"
+)
+
+// AddOptions describe a release to take in. Kind, Name and Files are required.
+type AddOptions struct {
+	Kind    release.Kind
+	Name    string
+	Version uint64   // 0: the next one, or the newest if it is the same release
+	Files   []string // paths on this machine; the first is the one that is opened
+
+	Requires release.Requirements
+	Accept   []release.Check
+	Engine   release.EngineSpec
+
+	// Progress, when set, is told how many bytes of all files were taken in.
+	Progress func(done, total int64)
+}
+
+// Add takes files into the fleet's blobs and writes a release that names them,
+// not yet signed. The same release added again, with the same version or with
+// none, is returned and not made twice.
+func (f *Fleet) Add(ctx context.Context, o AddOptions) (release.Document, error) {
+	doc, err := f.add(ctx, o)
+	if err != nil {
+		return release.Document{}, fmt.Errorf("cannot add %s %q: %w", o.Kind, o.Name, err)
+	}
+	return doc, nil
+}
+
+func (f *Fleet) add(ctx context.Context, o AddOptions) (release.Document, error) {
+	if err := release.CheckName(o.Name); err != nil {
+		return release.Document{}, err
+	}
+	if o.Kind.Folder() == "" {
+		return release.Document{}, errors.New("the kind is not model, policy or engine")
+	}
+	// Hashing takes minutes; the lock is taken only for what follows.
+	files, err := f.ingest(ctx, o.Files, o.Progress)
+	if err != nil {
+		return release.Document{}, err
+	}
+	doc := release.Document{Schema: release.Schema, Kind: o.Kind, Name: o.Name, Version: max(o.Version, 1), Files: files,
+		Requires: o.Requires, Accept: o.Accept, Engine: o.Engine}
+	if err := doc.Validate(); err != nil {
+		return release.Document{}, err
+	}
+	unlock, err := lock(f.dir)
+	if err != nil {
+		return release.Document{}, err
+	}
+	defer unlock()
+	known, err := f.releases(o.Kind, o.Name)
+	if err != nil {
+		return release.Document{}, err
+	}
+	if o.Version == 0 {
+		if len(known) > 0 {
+			newest := known[len(known)-1].Document
+			doc.Version = newest.Version
+			if identical(doc, newest) {
+				return newest, nil
+			}
+			doc.Version++
+		}
+	} else if i := slices.IndexFunc(known, func(r Release) bool { return r.Document.Version == o.Version }); i >= 0 {
+		if !identical(doc, known[i].Document) {
+			return release.Document{}, fmt.Errorf("version %d exists with other contents; leave out the version to make the next one", o.Version)
+		}
+		return doc, nil
+	}
+	raw, err := doc.Encode()
+	if err != nil {
+		return release.Document{}, err
+	}
+	return doc, writeFile(f.pendingPath(doc.Target()), raw, 0o644)
+}
+
+func identical(a, b release.Document) bool {
+	x, errX := a.Encode()
+	y, errY := b.Encode()
+	return errX == nil && errY == nil && bytes.Equal(x, y)
+}
+
+// Release is a release that the fleet has.
+type Release struct {
+	Document release.Document `json:"release"`
+	Signed   bool             `json:"signed"`
+}
+
+// Releases lists every release, signed or pending, by kind, name and version.
+func (f *Fleet) Releases() ([]Release, error) {
+	var all []Release
+	for _, d := range delegations() {
+		of, err := f.releases(d.kind, "")
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, of...)
+	}
+	return all, nil
+}
+
+// releases lists those of one kind and, unless it is empty, one name.
+func (f *Fleet) releases(kind release.Kind, name string) ([]Release, error) {
+	signed, err := f.signed(kind)
+	if err != nil {
+		return nil, err
+	}
+	all := map[string]Release{}
+	pending, err := f.pending(kind)
+	if err != nil {
+		return nil, err
+	}
+	for _, doc := range pending {
+		all[doc.Target()] = Release{Document: doc}
+	}
+	for target, entry := range signed {
+		doc, err := f.document(target, entry)
+		if err != nil {
+			return nil, err
+		}
+		all[target] = Release{Document: doc, Signed: true}
+	}
+	var list []Release
+	for _, r := range all {
+		if name == "" || r.Document.Name == name {
+			list = append(list, r)
+		}
+	}
+	slices.SortFunc(list, func(a, b Release) int {
+		if c := strings.Compare(a.Document.Name, b.Document.Name); c != 0 {
+			return c
+		}
+		if a.Document.Version < b.Document.Version {
+			return -1
+		}
+		return 1
+	})
+	return list, nil
+}
+
+// pending reads the unsigned releases of a kind.
+func (f *Fleet) pending(kind release.Kind) ([]release.Document, error) {
+	var docs []release.Document
+	root := f.pendingPath(kind.Folder())
+	err := filepath.WalkDir(root, func(path string, entry fs.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		version, ok := strings.CutSuffix(entry.Name(), ".json")
+		if _, err := strconv.ParseUint(version, 10, 64); entry.IsDir() || !ok || err != nil {
+			return nil
+		}
+		raw, err := os.ReadFile(path)
+		if err != nil {
+			return err
+		}
+		doc, err := release.Parse(raw)
+		if err != nil {
+			return fmt.Errorf("%s: %w", path, err)
+		}
+		if f.pendingPath(doc.Target()) != path {
+			return fmt.Errorf("%s holds release %s of kind %s; remove it", path, doc.ID(), doc.Kind)
+		}
+		docs = append(docs, doc)
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("cannot list pending releases: %w", err)
+	}
+	return docs, nil
+}
+
+// ingest copies files into blobs, each under its digest with its block index.
+func (f *Fleet) ingest(ctx context.Context, paths []string, progress func(done, total int64)) ([]release.File, error) {
+	if len(paths) == 0 {
+		return nil, errors.New("name at least one file")
+	}
+	var total, done int64
+	for _, path := range paths {
+		info, err := os.Stat(path)
+		if err != nil {
+			return nil, err
+		}
+		if !info.Mode().IsRegular() {
+			return nil, fmt.Errorf("%s is not a regular file", path)
+		}
+		total += info.Size()
+	}
+	var files []release.File
+	for _, path := range paths {
+		file, err := f.ingestOne(ctx, path, func(n int64) {
+			done += n
+			if progress != nil {
+				progress(done, total)
+			}
+		})
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", path, err)
+		}
+		files = append(files, file)
+	}
+	return files, nil
+}
+
+func (f *Fleet) ingestOne(ctx context.Context, path string, progress func(n int64)) (release.File, error) {
+	in, err := os.Open(path)
+	if err != nil {
+		return release.File{}, err
+	}
+	defer in.Close() //nolint:errcheck // read only
+	if err := os.MkdirAll(f.blobPath(""), 0o755); err != nil {
+		return release.File{}, err
+	}
+	tmp, err := os.CreateTemp(f.blobPath(""), ".tmp-*")
+	if err != nil {
+		return release.File{}, err
+	}
+	defer os.Remove(tmp.Name()) //nolint:errcheck // gone when it was adopted
+	defer tmp.Close()           //nolint:errcheck // synced before it counts
+	hash := sha256.New()
+	size, err := io.Copy(io.MultiWriter(tmp, hash), &meter{ctx: ctx, in: in, report: progress})
+	if err != nil {
+		return release.File{}, err
+	}
+	index, err := content.BuildIndex(tmp, size)
+	if err != nil {
+		return release.File{}, err
+	}
+	encoded := index.Encode()
+	sum := sha256.Sum256(encoded)
+	file := release.File{Path: filepath.Base(path), Size: size,
+		SHA256: hex.EncodeToString(hash.Sum(nil)), IndexSHA256: hex.EncodeToString(sum[:])}
+	return file, f.adopt(tmp, file, encoded)
+}
+
+// adopt makes a finished copy a blob. The index comes first: a blob that can
+// be seen has one.
+func (f *Fleet) adopt(tmp *os.File, file release.File, index []byte) error {
+	if err := writeFile(f.blobPath(file.SHA256)+".index", index, 0o644); err != nil {
+		return err
+	}
+	if info, err := os.Stat(f.blobPath(file.SHA256)); err == nil && info.Size() == file.Size {
+		return nil
+	}
+	if err := tmp.Chmod(0o644); err != nil {
+		return err
+	}
+	if err := tmp.Sync(); err != nil {
+		return err
+	}
+	if err := os.Rename(tmp.Name(), f.blobPath(file.SHA256)); err != nil {
+		return err
+	}
+	return store.SyncDir(f.blobPath(""))
+}
+
+// meter counts what is read and stops when the context ends.
+type meter struct {
+	ctx    context.Context
+	in     io.Reader
+	report func(n int64)
+}
+
+func (m *meter) Read(p []byte) (int, error) {
+	if err := m.ctx.Err(); err != nil {
+		return 0, err
+	}
+	n, err := m.in.Read(p)
+	m.report(int64(n))
+	return n, err
+}

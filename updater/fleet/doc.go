@@ -1,0 +1,24 @@
+// Package fleet is the operator's side: it keeps the folder from which a fleet
+// is run. There it makes keys, takes in models and policies, signs releases
+// into the catalog and assigns them to devices in the director.
+//
+// The folder holds everything and any number of processes may work in it:
+//
+//	fleet.yaml                  names and lifetimes
+//	enroll.json                 the ticket that goes to each device out of band
+//	keys/*.pem                  private keys, 0600; offline ones may be carried away
+//	catalog/metadata/           signed metadata of the catalog
+//	catalog/targets/            signed release documents, by digest
+//	catalog/pending/            releases that are not signed yet
+//	director/_root/             the director's roots
+//	director/<device>/          signed metadata for one device
+//	blobs/<sha256>[.index]      artifacts and their block indexes
+//
+// Commands that change something take one lock, write new files beside the old
+// ones and replace timestamp.json last, so a reader sees the state before or
+// after and a crash leaves nothing half signed. Every command can be repeated.
+// Readers take no lock. A Fleet is safe for concurrent use.
+//
+// Nothing here is trusted by a device beyond the keys it uses; the depot only
+// hands out what this package wrote.
+package fleet

@@ -1,0 +1,225 @@
+package fleet
+
+import (
+	"crypto/ed25519"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/goccy/go-yaml"
+	"github.com/theupdateframework/go-tuf/v2/metadata"
+)
+
+// Options describe a new fleet. Dir, Tenant and Broker are required.
+type Options struct {
+	Dir       string
+	Tenant    string
+	Broker    string           // "tcp://host:1883" or "tls://host:8883"
+	Depot     string           // default "depot"
+	Keys      int              // keys of each offline set, default 3
+	Threshold int              // of them needed to sign, default 2
+	Now       func() time.Time // default time.Now
+}
+
+func (o Options) withDefaults() Options {
+	if o.Depot == "" {
+		o.Depot = "depot"
+	}
+	if o.Keys == 0 {
+		o.Keys = 3
+	}
+	if o.Threshold == 0 {
+		o.Threshold = min(2, o.Keys)
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	return o
+}
+
+// Init makes the folder of a fleet: keys, both repositories, the ticket. On a
+// folder that holds the same fleet it changes nothing, and it finishes one
+// that was interrupted.
+func Init(o Options) (*Fleet, error) {
+	o = o.withDefaults()
+	c := config{Schema: 1, Tenant: o.Tenant, Broker: o.Broker, Depot: o.Depot, Threshold: o.Threshold, Expiry: defaultExpiry()}
+	if err := c.validate(); err != nil {
+		return nil, fmt.Errorf("cannot make fleet: %w", err)
+	}
+	if o.Threshold > o.Keys || o.Keys > 32 {
+		return nil, fmt.Errorf("cannot make fleet: %d of %d keys; want at most all of at most 32", o.Threshold, o.Keys)
+	}
+	if err := os.MkdirAll(o.Dir, 0o755); err != nil {
+		return nil, fmt.Errorf("cannot make fleet: %w", err)
+	}
+	unlock, err := lock(o.Dir)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	have, err := Open(o.Dir)
+	if err == nil {
+		if have.config.Tenant != o.Tenant {
+			return nil, fmt.Errorf("cannot make fleet: %s holds the fleet of tenant %q already; choose another folder", o.Dir, have.config.Tenant)
+		}
+		have.Now = o.Now
+		return have, nil
+	}
+	if !errors.Is(err, ErrNoFleet) {
+		return nil, err
+	}
+	f := &Fleet{Now: o.Now, dir: o.Dir, config: c}
+	if err := f.create(o.Keys); err != nil {
+		return nil, fmt.Errorf("cannot make fleet: %w", err)
+	}
+	return f, nil
+}
+
+// create writes everything; fleet.yaml comes last and makes it a fleet.
+func (f *Fleet) create(n int) error {
+	if err := f.createCatalog(n); err != nil {
+		return err
+	}
+	if err := f.createDirector(n); err != nil {
+		return err
+	}
+	ticket, err := f.Ticket()
+	if err != nil {
+		return err
+	}
+	raw, err := json.MarshalIndent(ticket, "", "  ")
+	if err != nil {
+		return fmt.Errorf("internal error: cannot encode ticket: %w", err)
+	}
+	if err := writeFile(filepath.Join(f.dir, "enroll.json"), append(raw, '\n'), 0o644); err != nil {
+		return err
+	}
+	if raw, err = yaml.Marshal(f.config); err != nil {
+		return fmt.Errorf("internal error: cannot encode %s: %w", configFile, err)
+	}
+	return writeFile(filepath.Join(f.dir, configFile), raw, 0o644)
+}
+
+// keySet is the keys of one top-level role.
+type keySet struct {
+	keys      []ed25519.PrivateKey
+	threshold int
+}
+
+func (f *Fleet) createCatalog(n int) error {
+	sets, err := f.roleKeys(n, catalogRootKeys, catalogTargetsKeys, catalogSnapshotKey, catalogTimestampKey)
+	if err != nil {
+		return err
+	}
+	if err := f.createRoot(f.catalogPath("1.root.json"), sets); err != nil {
+		return err
+	}
+	top, err := f.delegate(n)
+	if err != nil {
+		return err
+	}
+	raw, err := sign(top, sets[metadata.TARGETS].keys...)
+	if err != nil {
+		return err
+	}
+	parts := []part{{metadata.TARGETS, 1, raw}}
+	for _, d := range delegations() {
+		keys, err := f.offlineKeys(d.keys)
+		if err != nil {
+			return err
+		}
+		empty := metadata.Targets(expires(f.Now(), f.config.Expiry.Targets))
+		if raw, err = sign(empty, keys...); err != nil {
+			return err
+		}
+		parts = append(parts, part{d.role, 1, raw})
+	}
+	b, err := f.catalogBranch()
+	if err != nil {
+		return err
+	}
+	if b.published() {
+		return nil
+	}
+	return b.publish(parts...)
+}
+
+// delegate makes the catalog's top-level targets: no targets, three roles.
+func (f *Fleet) delegate(n int) (*metadata.Metadata[metadata.TargetsType], error) {
+	top := metadata.Targets(expires(f.Now(), f.config.Expiry.Targets))
+	top.Signed.Delegations = &metadata.Delegations{Keys: map[string]*metadata.Key{}}
+	for _, d := range delegations() {
+		private, err := makeKeys(f.dir, d.keys, n)
+		if err != nil {
+			return nil, err
+		}
+		keys, ids, err := tufKeys(private)
+		if err != nil {
+			return nil, err
+		}
+		maps.Copy(top.Signed.Delegations.Keys, keys)
+		top.Signed.Delegations.Roles = append(top.Signed.Delegations.Roles, metadata.DelegatedRole{
+			Name:        d.role,
+			KeyIDs:      ids,
+			Threshold:   f.config.Threshold,
+			Terminating: true,
+			Paths:       []string{d.kind.Folder() + "/*/*"},
+		})
+	}
+	return top, nil
+}
+
+func (f *Fleet) createDirector(n int) error {
+	sets, err := f.roleKeys(n, directorRootKeys, directorTargetsKey, directorSnapshotKey, directorTimestampKey)
+	if err != nil {
+		return err
+	}
+	return f.createRoot(f.directorRootPath("1.root.json"), sets)
+}
+
+// roleKeys makes the keys of a repository's four top-level roles. Root is
+// always an offline set; of the others, those whose set has one key are online.
+func (f *Fleet) roleKeys(n int, root, targets, snapshot, timestamp string) (map[string]keySet, error) {
+	sets := map[string]keySet{}
+	for role, name := range map[string]string{
+		metadata.ROOT: root, metadata.TARGETS: targets, metadata.SNAPSHOT: snapshot, metadata.TIMESTAMP: timestamp,
+	} {
+		set := keySet{threshold: 1}
+		var err error
+		if slices.Contains([]string{catalogRootKeys, catalogTargetsKeys, directorRootKeys}, name) {
+			set.threshold = f.config.Threshold
+			set.keys, err = makeKeys(f.dir, name, n)
+		} else {
+			var key ed25519.PrivateKey
+			key, err = makeKey(f.dir, name)
+			set.keys = []ed25519.PrivateKey{key}
+		}
+		if err != nil {
+			return nil, err
+		}
+		sets[role] = set
+	}
+	return sets, nil
+}
+
+func (f *Fleet) createRoot(path string, sets map[string]keySet) error {
+	root := metadata.Root(expires(f.Now(), f.config.Expiry.Root))
+	for role, set := range sets {
+		keys, ids, err := tufKeys(set.keys)
+		if err != nil {
+			return err
+		}
+		maps.Copy(root.Signed.Keys, keys)
+		root.Signed.Roles[role] = &metadata.Role{KeyIDs: ids, Threshold: set.threshold}
+	}
+	raw, err := sign(root, sets[metadata.ROOT].keys...)
+	if err != nil {
+		return err
+	}
+	return writeFile(path, raw, 0o644)
+}

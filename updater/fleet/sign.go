@@ -1,0 +1,189 @@
+package fleet
+
+import (
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"slices"
+
+	"github.com/theupdateframework/go-tuf/v2/metadata"
+
+	"github.com/bothy-edge/bothy/updater/release"
+)
+
+// Sign puts pending releases into the catalog, signed with the offline keys
+// that are in the folder: those named ("mote" or "mote@2"), or all of them. It
+// returns what it signed. A release that is in the catalog already is skipped.
+func (f *Fleet) Sign(names ...string) ([]release.Document, error) {
+	unlock, err := lock(f.dir)
+	if err != nil {
+		return nil, err
+	}
+	defer unlock()
+	var done []release.Document
+	for _, d := range delegations() {
+		pending, err := f.pending(d.kind)
+		if err != nil {
+			return done, err
+		}
+		chosen, err := choose(pending, names)
+		if err != nil {
+			return done, err
+		}
+		if len(chosen) == 0 {
+			continue
+		}
+		signed, err := f.signRole(d, chosen)
+		done = append(done, signed...)
+		if err != nil {
+			return done, fmt.Errorf("cannot sign %s: %w", d.kind.Folder(), err)
+		}
+	}
+	return done, f.checkNamed(names, done)
+}
+
+func choose(pending []release.Document, names []string) ([]release.Document, error) {
+	if len(names) == 0 {
+		return pending, nil
+	}
+	var chosen []release.Document
+	for _, id := range names {
+		name, version, err := release.ParseID(id)
+		if err != nil {
+			return nil, err
+		}
+		for _, doc := range pending {
+			if doc.Name == name && (version == 0 || doc.Version == version) {
+				chosen = append(chosen, doc)
+			}
+		}
+	}
+	return chosen, nil
+}
+
+// checkNamed finds a name that neither was signed now nor had been before: a
+// typing error should not look like success.
+func (f *Fleet) checkNamed(names []string, done []release.Document) error {
+	if len(names) == 0 {
+		return nil
+	}
+	all, err := f.Releases()
+	if err != nil {
+		return err
+	}
+	for _, id := range names {
+		name, version, err := release.ParseID(id)
+		if err != nil {
+			return err
+		}
+		named := func(d release.Document) bool { return d.Name == name && (version == 0 || d.Version == version) }
+		if slices.ContainsFunc(done, named) || slices.ContainsFunc(all, func(r Release) bool { return named(r.Document) }) {
+			continue
+		}
+		return fmt.Errorf("cannot sign %s: there is no such release; run: bothy fleet add --dir %s --name %s FILE", id, f.dir, name)
+	}
+	return nil
+}
+
+// signRole adds documents to one delegated role and publishes it.
+func (f *Fleet) signRole(d delegation, docs []release.Document) ([]release.Document, error) {
+	keys, err := f.offlineKeys(d.keys)
+	if err != nil {
+		return nil, err
+	}
+	b, err := f.catalogBranch()
+	if err != nil {
+		return nil, err
+	}
+	role, err := b.targets(d.role)
+	if err != nil {
+		return nil, err
+	}
+	var added []release.Document
+	for _, doc := range docs {
+		if role.Signed.Targets[doc.Target()] != nil {
+			continue
+		}
+		entry, err := f.writeDocument(doc)
+		if err != nil {
+			return nil, err
+		}
+		role.Signed.Targets[doc.Target()] = entry
+		added = append(added, doc)
+	}
+	if len(added) > 0 {
+		role.Signed.Version++
+		role.Signed.Expires = expires(f.Now(), f.config.Expiry.Targets)
+		raw, err := sign(role, keys...)
+		if err != nil {
+			return nil, err
+		}
+		if err := b.publish(part{d.role, role.Signed.Version, raw}); err != nil {
+			return nil, err
+		}
+	}
+	for _, doc := range docs {
+		if err := os.Remove(f.pendingPath(doc.Target())); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return added, err
+		}
+	}
+	return added, nil
+}
+
+// writeDocument stores a release document under its digest and returns its
+// entry for the metadata.
+func (f *Fleet) writeDocument(doc release.Document) (*metadata.TargetFiles, error) {
+	raw, err := doc.Encode()
+	if err != nil {
+		return nil, err
+	}
+	for _, file := range doc.Files {
+		if _, err := os.Stat(f.blobPath(file.SHA256)); err != nil {
+			return nil, fmt.Errorf("release %s: %w; add the file again", doc.ID(), err)
+		}
+	}
+	entry, err := metadata.TargetFile().FromBytes(doc.Target(), raw)
+	if err != nil {
+		return nil, err
+	}
+	custom, err := json.Marshal(doc.Custom())
+	if err != nil {
+		return nil, fmt.Errorf("internal error: cannot encode custom field: %w", err)
+	}
+	message := json.RawMessage(custom)
+	entry.Custom = &message
+	name := release.DocumentName(hex.EncodeToString(entry.Hashes["sha256"]), doc.Name)
+	return entry, writeFile(f.documentPath(name), raw, 0o644)
+}
+
+// signed returns the catalog's entries of one kind, by target path.
+func (f *Fleet) signed(kind release.Kind) (map[string]*metadata.TargetFiles, error) {
+	b := &branch{dir: f.catalogPath(""), now: f.Now()}
+	if err := b.load(); err != nil {
+		return nil, err
+	}
+	role, err := b.targets(delegationOf(kind).role)
+	if err != nil {
+		return nil, err
+	}
+	return role.Signed.Targets, nil
+}
+
+// document reads a signed release document.
+func (f *Fleet) document(target string, entry *metadata.TargetFiles) (release.Document, error) {
+	_, name, _, err := release.ParseTarget(target)
+	if err != nil {
+		return release.Document{}, err
+	}
+	raw, err := os.ReadFile(f.documentPath(release.DocumentName(hex.EncodeToString(entry.Hashes["sha256"]), name)))
+	if err != nil {
+		return release.Document{}, fmt.Errorf("cannot read release %s: %w", target, err)
+	}
+	if err := entry.VerifyLengthHashes(raw); err != nil {
+		return release.Document{}, fmt.Errorf("cannot read release %s: %w", target, err)
+	}
+	return release.Parse(raw)
+}
