@@ -7,15 +7,16 @@ import (
 	"io/fs"
 	"os"
 	"regexp"
+	"strings"
 
 	"github.com/bothy-edge/bothy/updater/release"
 	"github.com/bothy-edge/bothy/updater/trust"
 )
 
 // metadataName is every name that Metadata serves, except release documents.
-const metadataName = `^(timestamp|[1-9][0-9]{0,18}\.(root|snapshot|targets|models|engines|security))\.json$`
+var metadataName = regexp.MustCompile(`^(timestamp|[1-9][0-9]{0,18}\.(root|snapshot|targets|models|engines|security))\.json$`)
 
-const documentName = `^targets/[0-9a-f]{64}\.[a-z0-9][a-z0-9._-]{0,63}\.json$`
+var documentName = regexp.MustCompile(`^targets/[0-9a-f]{64}\.[a-z0-9][a-z0-9._-]{0,63}\.json$`)
 
 // Metadata reads one signed object for a device, by the names of trust.Source.
 // An object that there is not, and a name that cannot be one, are
@@ -40,15 +41,15 @@ func (f *Fleet) Metadata(repo trust.Repo, device, name string) ([]byte, error) {
 // only those that match whole patterns get near a path.
 func (f *Fleet) objectPath(repo trust.Repo, device, name string) (string, bool) {
 	switch {
-	case repo == trust.Catalog && regexp.MustCompile(documentName).MatchString(name):
+	case repo == trust.Catalog && documentName.MatchString(name):
 		return f.documentPath(name), true
-	case !regexp.MustCompile(metadataName).MatchString(name):
+	case !metadataName.MatchString(name):
 		return "", false
 	case repo == trust.Catalog:
 		return f.catalogPath(name), true
 	case repo != trust.Director || release.CheckDevice(device) != nil:
 		return "", false
-	case len(name) > len(".root.json") && name[len(name)-len(".root.json"):] == ".root.json":
+	case strings.HasSuffix(name, ".root.json"):
 		return f.directorRootPath(name), true
 	}
 	return f.devicePath(device, name), true

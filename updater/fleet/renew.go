@@ -3,6 +3,7 @@ package fleet
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/theupdateframework/go-tuf/v2/metadata"
@@ -71,22 +72,37 @@ func (f *Fleet) warn(r *Renewal) error {
 		}
 		r.expiring("catalog "+name, role.Signed.Expires, f.config.Expiry.Targets, f.Now())
 	}
-	for what, path := range map[string]string{"catalog root": f.catalogPath("1.root.json"), "director root": f.directorRootPath("1.root.json")} {
-		raw, err := os.ReadFile(path)
+	for what, dir := range map[string]string{"catalog root": f.catalogPath(""), "director root": f.directorRootPath("")} {
+		root, err := newestRoot(dir)
 		if err != nil {
 			return err
-		}
-		root, err := metadata.Root().FromBytes(raw)
-		if err != nil {
-			return fmt.Errorf("cannot read %s: %w", path, err)
 		}
 		r.expiring(what, root.Signed.Expires, f.config.Expiry.Root, f.Now())
 	}
 	return nil
 }
 
+func newestRoot(dir string) (*metadata.Metadata[metadata.RootType], error) {
+	version := 1
+	for ; ; version++ {
+		if _, err := os.Stat(filepath.Join(dir, fmt.Sprintf("%d.root.json", version+1))); err != nil {
+			break
+		}
+	}
+	path := filepath.Join(dir, fmt.Sprintf("%d.root.json", version))
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read root: %w", err)
+	}
+	root, err := metadata.Root().FromBytes(raw)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read %s: %w", path, err)
+	}
+	return root, nil
+}
+
 func (r *Renewal) expiring(what string, expiry time.Time, days int, now time.Time) {
 	if expiry.Sub(now) < time.Duration(days)*day/10 {
-		r.Warnings = append(r.Warnings, fmt.Sprintf("%s expires on %s and needs its offline keys", what, expiry.Format(time.DateOnly)))
+		r.Warnings = append(r.Warnings, fmt.Sprintf("%s expires on %s; bring its offline keys and run: bothy fleet sign", what, expiry.Format(time.DateOnly)))
 	}
 }

@@ -42,7 +42,48 @@ func (f *Fleet) Sign(names ...string) ([]release.Document, error) {
 			return done, fmt.Errorf("cannot sign %s: %w", d.kind.Folder(), err)
 		}
 	}
+	if len(names) == 0 {
+		return done, f.resign()
+	}
 	return done, f.checkNamed(names, done)
+}
+
+// resign signs offline roles again that are past half of their life and whose
+// keys are here, so that an expiry is moved by the command that brings the keys.
+func (f *Fleet) resign() error {
+	b, err := f.catalogBranch()
+	if err != nil {
+		return err
+	}
+	sets := map[string]string{metadata.TARGETS: catalogTargetsKeys}
+	for _, d := range delegations() {
+		sets[d.role] = d.keys
+	}
+	var parts []part
+	for role, set := range sets {
+		m, err := b.targets(role)
+		if err != nil {
+			return err
+		}
+		if !b.old(m.Signed.Expires, f.config.Expiry.Targets) {
+			continue
+		}
+		keys, err := f.offlineKeys(set)
+		if err != nil {
+			return err
+		}
+		m.Signed.Version++
+		m.Signed.Expires = expires(f.Now(), f.config.Expiry.Targets)
+		raw, err := sign(m, keys...)
+		if err != nil {
+			return err
+		}
+		parts = append(parts, part{role, m.Signed.Version, raw})
+	}
+	if len(parts) == 0 {
+		return nil
+	}
+	return b.publish(parts...)
 }
 
 func choose(pending []release.Document, names []string) ([]release.Document, error) {
@@ -67,9 +108,6 @@ func choose(pending []release.Document, names []string) ([]release.Document, err
 // checkNamed finds a name that neither was signed now nor had been before: a
 // typing error should not look like success.
 func (f *Fleet) checkNamed(names []string, done []release.Document) error {
-	if len(names) == 0 {
-		return nil
-	}
 	all, err := f.Releases()
 	if err != nil {
 		return err
