@@ -1,0 +1,13 @@
+// Package agent is the appliance's own process: it wires the store, the trust in
+// the fleet, the engines, the policy and the router together and serves two unix
+// sockets, one for applications and one for operators.
+//
+// It holds no decisions. Where a request may run is decided in agent/policy,
+// where it does run in agent/router, what is installed in updater. What lives
+// here is the order in which parts start and stop, the operator's API, and the
+// health findings that are read off everybody's status.
+//
+// Run is the only entry; cmd calls it. When a part cannot start, Run returns an
+// error that names it; once it serves, a part that fails becomes a finding and
+// the rest goes on.
+package agent

@@ -1,0 +1,171 @@
+package agent
+
+import "time"
+
+// Status is the whole state of the appliance on one screen: `bothy status` and
+// GET /v1/status on the admin socket. docs/json.md describes every field.
+type Status struct {
+	Version  string        `json:"version"`
+	Device   string        `json:"device,omitempty"` // empty until enrolled
+	Tenant   string        `json:"tenant,omitempty"`
+	PID      int           `json:"pid"`
+	Started  time.Time     `json:"started"`
+	Health   Health        `json:"health"`
+	Models   []ModelStatus `json:"models"`
+	Traffic  Traffic       `json:"traffic"`
+	Policy   PolicyStatus  `json:"policy"`
+	Update   UpdateStatus  `json:"update"`
+	Broker   BrokerStatus  `json:"broker"`
+	Store    StoreStatus   `json:"store"`
+	GPU      GPUStatus     `json:"gpu"`
+	Host     HostStatus    `json:"host"`
+	Findings []Finding     `json:"findings"`
+}
+
+// Health sums the findings up: "ok", "warning" or "critical".
+type Health string
+
+// The healths, worst last.
+const (
+	HealthOK       Health = "ok"
+	HealthWarning  Health = "warning"
+	HealthCritical Health = "critical"
+)
+
+// ModelStatus is one alias and the generations that serve it.
+type ModelStatus struct {
+	Alias       string             `json:"alias"`
+	Release     string             `json:"release"`
+	Engine      string             `json:"engine"`
+	State       string             `json:"state"`
+	Error       string             `json:"error,omitempty"`
+	Generations []GenerationStatus `json:"generations"`
+}
+
+// GenerationStatus is one started engine.
+type GenerationStatus struct {
+	Generation uint64    `json:"generation"`
+	Release    string    `json:"release"`
+	State      string    `json:"state"`
+	Current    bool      `json:"current"`
+	PID        int       `json:"pid,omitempty"`
+	Slots      int       `json:"slots"`
+	Running    int       `json:"running"` // requests it is answering
+	Restarts   int       `json:"restarts"`
+	Since      time.Time `json:"since"`
+}
+
+// Traffic is what the router did in the last minutes.
+type Traffic struct {
+	WindowSeconds int          `json:"window_seconds"`
+	Queued        int          `json:"queued"`
+	Running       int          `json:"running"`
+	Places        []PlaceCount `json:"places"`
+	Upstreams     []Upstream   `json:"upstreams"`
+}
+
+// PlaceCount counts the requests that ran in one place for one reason.
+type PlaceCount struct {
+	Place  string `json:"place"`
+	Reason string `json:"reason"`
+	Count  int    `json:"count"`
+}
+
+// Upstream is the health of one cloud upstream.
+type Upstream struct {
+	Name    string `json:"name"`
+	Breaker string `json:"breaker"` // closed, open or half-open
+	Error   string `json:"error,omitempty"`
+}
+
+// PolicyStatus is the policy in force, and the last one that was refused.
+type PolicyStatus struct {
+	Name       string   `json:"name"`
+	Release    string   `json:"release,omitempty"` // empty: the built-in policy, local only
+	KillSwitch bool     `json:"kill_switch"`
+	Upstreams  []string `json:"upstreams"`
+	Narrowed   string   `json:"narrowed,omitempty"` // release whose narrowing is kept after an undo
+	Refused    string   `json:"refused,omitempty"`  // why the newest offer was not taken
+}
+
+// UpdateStatus is the change in progress, or the last one.
+type UpdateStatus struct {
+	State           string `json:"state"`
+	Change          uint64 `json:"change,omitempty"`
+	Subject         string `json:"subject,omitempty"`
+	Error           string `json:"error,omitempty"`
+	Done            int64  `json:"done_bytes,omitempty"`
+	Total           int64  `json:"total_bytes,omitempty"`
+	Counter         uint64 `json:"counter"` // the newest want that was verified
+	CatalogVersion  int64  `json:"catalog_version"`
+	DirectorVersion int64  `json:"director_version"`
+	Running         uint64 `json:"running_counter"` // the want that runs
+}
+
+// BrokerStatus is the control connection.
+type BrokerStatus struct {
+	URL       string    `json:"url,omitempty"` // empty: not enrolled, or a device without a broker
+	Connected bool      `json:"connected"`
+	Since     time.Time `json:"since,omitzero"`
+	Error     string    `json:"error,omitempty"`
+	Outbox    int       `json:"outbox"` // reports that wait for the broker
+}
+
+// StoreStatus is the database.
+type StoreStatus struct {
+	Path        string `json:"path"`
+	Bytes       int64  `json:"bytes"`
+	Clean       bool   `json:"clean"` // the last stop was
+	Restored    string `json:"restored,omitempty"`
+	Quarantined string `json:"quarantined,omitempty"`
+}
+
+// GPUStatus is what the NVML helper reads.
+type GPUStatus struct {
+	Text    string      `json:"text"` // one line for people, for example "no NVIDIA driver"
+	Driver  string      `json:"driver,omitempty"`
+	Devices []GPUDevice `json:"devices"`
+}
+
+// GPUDevice is one GPU. Memory in bytes, temperature in degrees Celsius.
+type GPUDevice struct {
+	UUID        string `json:"uuid"`
+	Name        string `json:"name"`
+	MemoryTotal uint64 `json:"memory_total"`
+	MemoryUsed  uint64 `json:"memory_used"`
+	Utilisation uint32 `json:"utilisation_percent"`
+	Temperature uint32 `json:"temperature"`
+}
+
+// HostStatus is the machine. Sizes in bytes.
+type HostStatus struct {
+	Cores           int     `json:"cores"`
+	Load1           float64 `json:"load1"`
+	MemoryTotal     uint64  `json:"memory_total"`
+	MemoryAvailable uint64  `json:"memory_available"`
+	DiskTotal       uint64  `json:"disk_total"`
+	DiskFree        uint64  `json:"disk_free"`
+}
+
+// Finding is one thing that an operator should know: what, why it matters, what to type.
+type Finding struct {
+	ID       string `json:"id"` // stable, for example "disk-low"
+	Severity Health `json:"severity"`
+	What     string `json:"what"`
+	Why      string `json:"why,omitempty"`
+	Hint     string `json:"hint,omitempty"`
+}
+
+// worst is the health that findings add up to.
+func worst(findings []Finding) Health {
+	h := HealthOK
+	for _, f := range findings {
+		if f.Severity == HealthCritical {
+			return HealthCritical
+		}
+		if f.Severity == HealthWarning {
+			h = HealthWarning
+		}
+	}
+	return h
+}

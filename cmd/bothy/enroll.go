@@ -1,0 +1,47 @@
+package main
+
+import (
+	"crypto/ed25519"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"github.com/bothy-edge/bothy/agent"
+	"github.com/bothy-edge/bothy/updater/trust"
+)
+
+func enrollCommand(o *options) *cobra.Command {
+	var device string
+	cmd := &cobra.Command{
+		Use: "enroll TICKET", Short: "Make this box a device of a fleet",
+		Long:    "Make this box a device of a fleet. TICKET is the file enroll.json that `bothy fleet\ninit` wrote; it holds the roots of trust, so bring it on a way that you trust, not\nover the broker. The device's key is made here and never leaves.",
+		Example: "  bothy enroll /media/usb/enroll.json --device press-7",
+		Args:    exactly("TICKET"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := o.loadConfig()
+			if err != nil {
+				return err
+			}
+			raw, err := os.ReadFile(args[0])
+			if err != nil {
+				return fmt.Errorf("cannot read the ticket: %w", err)
+			}
+			ticket, err := trust.ParseTicket(raw)
+			if err != nil {
+				return withHint{err, "use the file enroll.json from the folder of the fleet"}
+			}
+			id, err := trust.Enroll(filepath.Join(c.State, agent.IdentityFolder), ticket, device)
+			if err != nil {
+				return err
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "device %q of tenant %q is enrolled\ndevice key: %x\n", id.Device, id.Tenant, id.Key.Public().(ed25519.PublicKey))
+			fmt.Fprintln(os.Stderr, "bothy: hint: restart the agent if it is running, then look at `bothy status`")
+			return nil
+		},
+	}
+	cmd.Flags().StringVar(&device, "device", "", "name of this box in the fleet (required)")
+	required(cmd, "device")
+	return cmd
+}

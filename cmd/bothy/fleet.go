@@ -1,0 +1,252 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+
+	"github.com/goccy/go-yaml"
+	"github.com/spf13/cobra"
+
+	"github.com/bothy-edge/bothy/updater/fleet"
+	"github.com/bothy-edge/bothy/updater/release"
+)
+
+func fleetCommand() *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "fleet", Short: "Publish, sign and assign releases (the fleet manager's side)",
+		Long:    "Publish, sign and assign releases. The fleet is a folder: keys, two signed\nrepositories and the files. Keep it on a machine that you trust.",
+		Example: "  bothy fleet init /srv/fleet --tenant acme --broker tcp://127.0.0.1:1883",
+	}
+	cmd.AddCommand(fleetInit(), fleetAdd(), fleetSign(), fleetAssign(), fleetServe())
+	return cmd
+}
+
+func fleetInit() *cobra.Command {
+	var o fleet.Options
+	cmd := &cobra.Command{
+		Use: "init DIR", Short: "Make the folder of a fleet: keys, two repositories, the ticket for devices",
+		Args: exactly("DIR"), Example: "  bothy fleet init /srv/fleet --tenant acme --broker tls://broker.example:8883",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			o.Dir = args[0]
+			f, err := fleet.Init(o)
+			if err != nil {
+				return err
+			}
+			fmt.Fprintf(cmd.OutOrStdout(), "fleet of tenant %q in %s\nticket for devices: %s\n", f.Tenant(), f.Dir(), filepath.Join(f.Dir(), "enroll.json"))
+			fmt.Fprintf(os.Stderr, "bothy: hint: the private keys are in %s; carry the offline ones away once releases are signed\n", filepath.Join(f.Dir(), "keys"))
+			return nil
+		},
+	}
+	cmd.Flags().StringVar(&o.Tenant, "tenant", "", "name of the fleet (required)")
+	cmd.Flags().StringVar(&o.Broker, "broker", "", "MQTT broker, tls://host:port or tcp://host:port; empty: devices import from a folder")
+	cmd.Flags().IntVar(&o.Keys, "keys", 3, "keys of each offline set")
+	cmd.Flags().IntVar(&o.Threshold, "threshold", 2, "how many of them a release needs")
+	required(cmd, "tenant")
+	return cmd
+}
+
+// required marks flags whose absence is a usage error.
+func required(cmd *cobra.Command, names ...string) {
+	cmd.PreRunE = func(cmd *cobra.Command, _ []string) error {
+		for _, n := range names {
+			if !cmd.Flags().Changed(n) {
+				return usageError{fmt.Errorf("--%s is missing", n)}
+			}
+		}
+		return nil
+	}
+}
+
+func fleetAdd() *cobra.Command {
+	var o fleet.AddOptions
+	var model, policyName, accept string
+	var flags []string
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use: "add DIR FILE...", Short: "Take in a model (GGUF) or a policy file as the next version of a release",
+		Long: "Take in a model (GGUF) or a policy file as the next version of a release. It can be\nassigned once it is signed. --accept names a YAML list of questions that a device\nasks the new engine before it may take requests:\n\n" +
+			"  - name: capital\n    prompt: What is the capital of France?\n    want: Paris              # or pattern: a regular expression\n    timeout_seconds: 30",
+		Example: "  bothy fleet add /srv/fleet --model assistant llama-3.2-1b-q4_k_m.gguf --accept checks.yaml",
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) < 2 {
+				return exactly("DIR", "FILE")(nil, args)
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := describeRelease(&o, model, policyName, accept, flags); err != nil {
+				return err
+			}
+			o.Files = args[1:]
+			return fleetAddRun(cmd, args[0], o, asJSON)
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&model, "model", "", "name of a model release")
+	f.StringVar(&policyName, "policy", "", "name of a policy release")
+	f.Uint64Var(&o.Version, "release-version", 0, "version (default: the next)")
+	f.StringVar(&o.Engine.Kind, "engine", "", "engine: llama-server, embedded or command (default: the device's choice)")
+	f.IntVar(&o.Engine.Context, "context", 0, "tokens that one request may use (default: the model's)")
+	f.IntVar(&o.Engine.Slots, "slots", 0, "requests served at once (default 1)")
+	f.StringArrayVar(&flags, "flag", nil, "further engine flag as name=value; may be given again")
+	f.Int64Var(&o.Requires.MemoryBytes, "memory", 0, "bytes of memory that a device must have free")
+	f.StringVar(&accept, "accept", "", "YAML file of acceptance checks")
+	f.BoolVar(&asJSON, "json", false, "print JSON")
+	return cmd
+}
+
+func describeRelease(o *fleet.AddOptions, model, policyName, accept string, flags []string) error {
+	switch {
+	case (model == "") == (policyName == ""):
+		return usageError{fmt.Errorf("name the release with either --model or --policy")}
+	case model != "":
+		o.Kind, o.Name = release.Model, model
+	default:
+		o.Kind, o.Name = release.Policy, policyName
+	}
+	for _, f := range flags {
+		name, value, ok := strings.Cut(f, "=")
+		if !ok {
+			return usageError{fmt.Errorf("cannot read --flag %q: write it as name=value", f)}
+		}
+		if o.Engine.Flags == nil {
+			o.Engine.Flags = map[string]string{}
+		}
+		o.Engine.Flags[name] = value
+	}
+	if accept == "" {
+		return nil
+	}
+	var err error
+	o.Accept, err = readChecks(accept)
+	return err
+}
+
+// readChecks reads acceptance checks strictly: a misspelt field would be a check that checks nothing.
+func readChecks(path string) ([]release.Check, error) {
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the acceptance checks: %w", err)
+	}
+	text, err := yaml.YAMLToJSON(raw)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the acceptance checks %s: %s", path, yaml.FormatError(err, false, true))
+	}
+	var checks []release.Check
+	dec := json.NewDecoder(bytes.NewReader(text))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(&checks); err != nil {
+		return nil, fmt.Errorf("cannot read the acceptance checks %s: %w; want a list of checks with prompt and want", path, err)
+	}
+	return checks, nil
+}
+
+func fleetAddRun(cmd *cobra.Command, dir string, o fleet.AddOptions, asJSON bool) error {
+	if o.Kind == release.Policy {
+		if err := checkPolicyFiles(o.Files); err != nil {
+			return err
+		}
+	}
+	f, err := fleet.Open(dir)
+	if err != nil {
+		return err
+	}
+	bar := newBar(cmd.ErrOrStderr(), "reading")
+	o.Progress = bar.set
+	doc, err := f.Add(cmd.Context(), o)
+	bar.done()
+	if err != nil {
+		return err
+	}
+	if asJSON {
+		return printJSON(cmd.OutOrStdout(), doc)
+	}
+	fmt.Fprintf(cmd.OutOrStdout(), "%s %s added, not signed yet\n", doc.Kind, doc.ID())
+	fmt.Fprintf(os.Stderr, "bothy: hint: bothy fleet sign %s %s\n", dir, doc.ID())
+	return nil
+}
+
+func fleetSign() *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use: "sign DIR [NAME[@VERSION]...]", Short: "Sign releases into the catalog with the offline keys in the folder",
+		Long:    "Sign the named releases, or all that are not signed yet, into the catalog with the\noffline keys that are in the folder.",
+		Example: "  bothy fleet sign /srv/fleet assistant@1",
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) < 1 {
+				return exactly("DIR")(nil, args)
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			f, err := fleet.Open(args[0])
+			if err != nil {
+				return err
+			}
+			docs, err := f.Sign(args[1:]...)
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				return printJSON(cmd.OutOrStdout(), docs)
+			}
+			for _, d := range docs {
+				fmt.Fprintf(cmd.OutOrStdout(), "%s %s signed\n", d.Kind, d.ID())
+			}
+			if len(docs) == 0 {
+				fmt.Fprintln(cmd.OutOrStdout(), "nothing to sign")
+			}
+			return nil
+		},
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return cmd
+}
+
+func fleetAssign() *cobra.Command {
+	var device, policyName string
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use: "assign DIR ALIAS=NAME[@VERSION]...", Short: "Make signed releases what a device shall run",
+		Long:    "Make signed releases what a device shall run. Aliases that are not named stay;\nALIAS=none takes one out. Without a version the newest signed one is taken.",
+		Example: "  bothy fleet assign /srv/fleet --device press-7 --policy site@1 assistant=assistant@1",
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) < 1 {
+				return exactly("DIR")(nil, args)
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			models := map[string]string{}
+			for _, a := range args[1:] {
+				alias, id, ok := strings.Cut(a, "=")
+				if !ok {
+					return usageError{fmt.Errorf("cannot read %q: write it as alias=name@version", a)}
+				}
+				models[alias] = id
+			}
+			f, err := fleet.Open(args[0])
+			if err != nil {
+				return err
+			}
+			got, err := f.Assign(device, models, policyName)
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				return printJSON(cmd.OutOrStdout(), got)
+			}
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "want %d of device %q is signed\n", got.Counter, device)
+			return err
+		},
+	}
+	cmd.Flags().StringVar(&device, "device", "", "name of the device (required)")
+	cmd.Flags().StringVar(&policyName, "policy", "", "policy release, NAME[@VERSION] or none")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	required(cmd, "device")
+	return cmd
+}
