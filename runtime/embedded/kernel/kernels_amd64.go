@@ -84,6 +84,12 @@ func addHalf512(out *float32, w float32, v *uint16, n int)
 //go:noescape
 func addHalf256(out *float32, w float32, v *uint16, n int)
 
+//go:noescape
+func addRounded512(out *float32, w float32, v *uint16, n int)
+
+//go:noescape
+func addRounded256(out *float32, w float32, v *uint16, n int)
+
 type intKernel = func(w, s *byte, x *int8, dx *float32, bias *int32, nb int, out *float32)
 type sumKernel = func(w, s *byte, x *int8, dx, sx *float32, nb int, out *float32)
 
@@ -153,9 +159,9 @@ func withSum(one, eight sumKernel) runFunc {
 func dotsOf(l Level) dots {
 	switch l {
 	case VNNI:
-		return dots{float: dotFloat512, half: dotHalf512, brain: dotBrain512, add: addHalf512}
+		return dots{float: dotFloat512, half: dotHalf512, brain: dotBrain512, add: addHalf512, round: addRounded512}
 	case AVX2:
-		return dots{float: dotFloat256, half: dotHalf256, brain: dotBrain256, add: addHalf256}
+		return dots{float: dotFloat256, half: dotHalf256, brain: dotBrain256, add: addHalf256, round: addRounded256}
 	}
 	return dots{}
 }

@@ -27,6 +27,7 @@ type dots struct {
 	half  func(x *float32, w *uint16, n int) float32
 	brain func(x *float32, w *uint16, n int) float32
 	add   func(out *float32, w float32, v *uint16, n int)
+	round func(out *float32, w float32, v *uint16, n int)
 }
 
 // Vectors are the loops of attention at a level. Safe for concurrent use.
@@ -61,5 +62,20 @@ func (v Vectors) AddHalf(out []float32, w float32, b []uint16) {
 	}
 	for i := n; i < len(out); i++ {
 		out[i] += w * HalfToFloat(b[i])
+	}
+}
+
+// AddRounded adds w*b to out and rounds every sum to half precision.
+func (v Vectors) AddRounded(out []float32, w float32, b []uint16) {
+	b = b[:len(out)]
+	n := len(out) &^ 15
+	if v.dots.round == nil {
+		n = 0
+	}
+	if n > 0 {
+		v.dots.round(&out[0], w, &b[0], n)
+	}
+	for i := n; i < len(out); i++ {
+		out[i] = RoundHalf(out[i] + w*HalfToFloat(b[i]))
 	}
 }

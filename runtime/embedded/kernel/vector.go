@@ -2,7 +2,7 @@ package kernel
 
 import "math"
 
-// Exp is e to the x with a relative error below 1e-6; 0 below -87.
+// Exp is e to the x, right to the last bit but for ties; 0 below -87.
 func Exp(x float32) float32 {
 	if !(x >= -87) { // NaN and -Inf too
 		if x != x {
@@ -10,12 +10,13 @@ func Exp(x float32) float32 {
 		}
 		return 0
 	}
-	x = min(x, 88)
-	n := roundEven(x * 1.44269504)
-	f := x - n*0.693359375
-	f += n * 2.12194440e-4
-	p := 1 + f*(1+f*(0.5+f*(0.16666667+f*(0.041666668+f*(0.008333334+f*0.0013888889)))))
-	return p * math.Float32frombits(uint32(int32(n)+127)<<23)
+	// In float64 seven terms on half a power of two leave an error of 1e-9.
+	const magic = 3 << 51
+	v := float64(min(x, 88)) * math.Log2E
+	n := float64(v+magic) - magic
+	f := (v - n) * math.Ln2
+	p := 1 + f*(1+f*(1./2+f*(1./6+f*(1./24+f*(1./120+f*(1./720+f*(1./5040+f/40320)))))))
+	return float32(p * math.Float64frombits(uint64(int64(n)+1023)<<52))
 }
 
 // SiluMul sets out to gate/(1+e^-gate) * up, element by element.

@@ -244,3 +244,50 @@ ag:
 	JNZ  ag
 	VZEROUPPER
 	RET
+
+// The same with every sum rounded to half precision.
+// func addRounded512(out *float32, w float32, v *uint16, n int)
+TEXT ·addRounded512(SB), NOSPLIT, $0-32
+	MOVQ out+0(FP), AX
+	VBROADCASTSS w+8(FP), Z2
+	MOVQ v+16(FP), BX
+	MOVQ n+24(FP), CX
+rh:
+	VCVTPH2PS (BX), Z1
+	VMOVUPS (AX), Z3
+	VFMADD231PS Z1, Z2, Z3
+	VCVTPS2PH $0, Z3, Y3
+	VCVTPH2PS Y3, Z3
+	VMOVUPS Z3, (AX)
+	ADDQ $64, AX
+	ADDQ $32, BX
+	SUBQ $16, CX
+	JNZ  rh
+	VZEROUPPER
+	RET
+
+// func addRounded256(out *float32, w float32, v *uint16, n int)
+TEXT ·addRounded256(SB), NOSPLIT, $0-32
+	MOVQ out+0(FP), AX
+	VBROADCASTSS w+8(FP), Y2
+	MOVQ v+16(FP), BX
+	MOVQ n+24(FP), CX
+rg:
+	VCVTPH2PS (BX), Y1
+	VCVTPH2PS 16(BX), Y4
+	VMOVUPS (AX), Y3
+	VMOVUPS 32(AX), Y5
+	VFMADD231PS Y1, Y2, Y3
+	VFMADD231PS Y4, Y2, Y5
+	VCVTPS2PH $0, Y3, X3
+	VCVTPH2PS X3, Y3
+	VCVTPS2PH $0, Y5, X5
+	VCVTPH2PS X5, Y5
+	VMOVUPS Y3, (AX)
+	VMOVUPS Y5, 32(AX)
+	ADDQ $64, AX
+	ADDQ $32, BX
+	SUBQ $16, CX
+	JNZ  rg
+	VZEROUPPER
+	RET

@@ -37,6 +37,13 @@ func turn(v, cos, sin []float32) {
 	}
 }
 
+// rounded is how far attention follows llama.cpp's own rounding. There a query
+// is rounded to half precision and the sum of values is kept in it; a difference
+// of that size can turn an int8 step of the next matrix and with it a token that
+// was nearly a tie. Beyond 256 positions llama.cpp splits the sum by its number
+// of threads, so there is no one result to follow, and float32 is the better sum.
+const rounded = 256
+
 // stretch is how many positions are scored before they are summed.
 const stretch = 128
 
@@ -52,7 +59,12 @@ func (m *Model) attend(layer int, in []Input, form kernel.Form) {
 			keys := m.cache.keys(layer, in[t].Seq, h/share)
 			values := m.cache.values(layer, in[t].Seq, h/share)
 			q := s.q[i*c.HeadDim : (i+1)*c.HeadDim]
-			attendOne(s.vectors, s.heads.Row(t)[h*c.HeadDim:(h+1)*c.HeadDim], q, keys, values, in[t].Pos+1)
+			out := s.heads.Row(t)[h*c.HeadDim : (h+1)*c.HeadDim]
+			if n := in[t].Pos + 1; n <= rounded {
+				attendRounded(s.vectors, out, q, keys, values, n)
+			} else {
+				attendLong(s.vectors, out, q, keys, values, n)
+			}
 		}
 	})
 	m.pool.each(len(in), 4, func(lo, hi int) {
@@ -62,9 +74,37 @@ func (m *Model) attend(layer int, in []Input, form kernel.Form) {
 	})
 }
 
-// attendOne is softmax(q*keys/sqrt(d))*values over the first n positions, with
-// the running maximum of online softmax, stretch by stretch.
-func attendOne(v kernel.Vectors, out, q []float32, keys, values []uint16, n int) {
+// attendRounded is softmax(q*keys/sqrt(d))*values over the first n positions,
+// one by one, with llama.cpp's rounding. q is rounded in place.
+func attendRounded(v kernel.Vectors, out, q []float32, keys, values []uint16, n int) {
+	d := len(q)
+	scale := float32(1 / math.Sqrt(float64(d)))
+	clear(out)
+	for i, x := range q {
+		q[i] = kernel.RoundHalf(x)
+	}
+	most := float32(math.Inf(-1))
+	var sum float32
+	for at := 0; at < n*d; at += d {
+		score, shrink, w := v.DotHalf(q, keys[at:at+d])*scale, float32(1), float32(1)
+		if score > most {
+			shrink = kernel.Exp(most - score)
+			most = score
+			for i, x := range out {
+				out[i] = kernel.RoundHalf(x * shrink)
+			}
+		} else {
+			w = kernel.Exp(score - most)
+		}
+		v.AddRounded(out, w, values[at:at+d])
+		sum = sum*shrink + w
+	}
+	normalised(out, sum)
+}
+
+// attendLong is the same in float32, with the running maximum of online
+// softmax, stretch by stretch.
+func attendLong(v kernel.Vectors, out, q []float32, keys, values []uint16, n int) {
 	d := len(q)
 	scale := float32(1 / math.Sqrt(float64(d)))
 	clear(out)
@@ -94,7 +134,12 @@ func attendOne(v kernel.Vectors, out, q []float32, keys, values []uint16, n int)
 			v.AddHalf(out, w, values[at:at+d])
 		}
 	}
+	normalised(out, sum)
+}
+
+func normalised(out []float32, sum float32) {
+	inverse := 1 / sum
 	for i := range out {
-		out[i] /= sum
+		out[i] *= inverse
 	}
 }

@@ -21,6 +21,13 @@ import (
 // answerTokens is how far greedy output is compared.
 const answerTokens = 64
 
+// nearTie is how close two tokens must be in llama-server's own logarithms of
+// probability to count as undecided. There llama.cpp disagrees with itself, from
+// one of its CPU backends to the next: a sum in another order turns an int8 step
+// of an activation, and a step moves logits by about this much. Texts that the
+// model was trained on have no such ties, and no exception.
+const nearTie = 0.15
+
 // TestGreedyEqualsLlamaServer compares greedy tokens and the probabilities of
 // the likeliest ones, for Mote in every type that llama-quantize makes of it,
 // or for the GGUF files in the folder BOTHY_PARITY_MODELS.
@@ -31,7 +38,7 @@ func TestGreedyEqualsLlamaServer(t *testing.T) {
 			t.Fatalf("no *.gguf in BOTHY_PARITY_MODELS=%s (%v)", dir, err)
 		}
 		for _, path := range files {
-			t.Run(strings.TrimSuffix(filepath.Base(path), ".gguf"), func(t *testing.T) { compare(t, path) })
+			t.Run(strings.TrimSuffix(filepath.Base(path), ".gguf"), func(t *testing.T) { compare(t, path, false) })
 		}
 		return
 	}
@@ -44,7 +51,7 @@ func TestGreedyEqualsLlamaServer(t *testing.T) {
 	} {
 		for _, typ := range source.types {
 			name := strings.TrimSuffix(source.file, ".gguf")
-			t.Run(name+"/"+typ, func(t *testing.T) { compare(t, quantised(t, parts.Model(t, source.file), typ)) })
+			t.Run(name+"/"+typ, func(t *testing.T) { compare(t, quantised(t, parts.Model(t, source.file), typ), true) })
 		}
 	}
 }
@@ -60,27 +67,30 @@ func quantised(tb testing.TB, path, typ string) string {
 	return out
 }
 
-// prompts are texts that the model was trained on, and some that it was not.
-func prompts(tb testing.TB, f *gguf.File) []string {
+// trained are questions that Mote was trained on, the longest answer among them.
+func trained(tb testing.TB) []string {
 	tb.Helper()
-	if _, chat := f.Meta.String("tokenizer.chat_template"); !chat {
-		return []string{
-			"Once upon a time", "One day, a little girl named Lily", "Tom and his dog", "The sun was",
-			"There was a big red ball. The boy wanted", "Once upon a time, in a small house, there lived",
-		}
-	}
 	questions := readQuestions(tb)
 	var out []string
 	for i := 0; i < len(questions); i += len(questions)/20 + 1 {
 		out = append(out, chatPrompt(questions[i].Q))
 	}
-	for _, q := range questions {
-		if len(q.A) > 200 { // the long ones fill all the tokens
-			out = append(out, chatPrompt(q.Q))
-			break
+	longest := slices.MaxFunc(questions, func(a, b question) int { return len(a.A) - len(b.A) })
+	return append(out, chatPrompt(longest.Q))
+}
+
+// foreign are texts that models go on with as they like.
+func foreign(f *gguf.File) []string {
+	out := []string{
+		"Once upon a time", "One day, a little girl named Lily", "Tom and his dog", "The sun was",
+		"There was a big red ball. The boy wanted", "Once upon a time, in a small house, there lived",
+	}
+	if _, chat := f.Meta.String("tokenizer.chat_template"); chat {
+		for i, text := range out {
+			out[i] = chatPrompt("Go on: " + text)
 		}
 	}
-	return append(out, "Once upon a time", chatPrompt("Please tell me something that nobody asked you before."))
+	return append(out, "Once upon a time")
 }
 
 func chatPrompt(question string) string {
@@ -136,26 +146,63 @@ func forward(tb testing.TB, m *model.Model, tokens ...int32) []float32 {
 	return out[0]
 }
 
-func compare(t *testing.T, path string) {
+func compare(t *testing.T, path string, mote bool) {
 	f, m := open(t, path, model.Options{Context: 512})
-	server := startLlama(t, path)
-	worst := 0.0
-	for _, text := range prompts(t, f) {
-		prompt := server.tokens(t, text)
-		want := server.greedy(t, prompt, answerTokens)
-		m.Truncate(0, 0)
-		logits := forward(t, m, prompt...)
-		for i, step := range want {
-			got := sample.New(sample.Params{}).Next(logits)
-			if got.Token != step.ID {
-				t.Errorf("%q: token %d is %d, want %d (%s)", text, i, got.Token, step.ID, margin(logits, got.Token, step.ID))
-				break
-			}
-			worst = max(worst, difference(logits, step))
-			logits = forward(t, m, got.Token)
+	c := &comparison{model: m, server: startLlama(t, path)}
+	if mote {
+		for _, text := range trained(t) {
+			c.run(t, text, 0)
 		}
 	}
-	t.Logf("%s: largest difference of a logarithm of probability %.4f", m.Config().FileType, worst)
+	for _, text := range foreign(f) {
+		c.run(t, text, nearTie)
+	}
+	t.Logf("%s: %d tokens equal, %d answers parted at a near tie, largest difference of a logarithm of probability %.4f",
+		m.Config().FileType, c.equal, c.ties, c.worst)
+	if c.ties > 3 {
+		t.Errorf("%d of %d foreign texts part at a near tie: more than chance", c.ties, len(foreign(f)))
+	}
+}
+
+// comparison runs texts through both engines and keeps count.
+type comparison struct {
+	model       *model.Model
+	server      *llama
+	equal, ties int
+	worst       float64
+}
+
+// run compares one answer. A difference is an error, unless llama-server's own
+// candidates are closer than tie.
+func (c *comparison) run(t *testing.T, text string, tie float64) {
+	t.Helper()
+	prompt := c.server.tokens(t, text)
+	c.model.Truncate(0, 0)
+	logits := forward(t, c.model, prompt...)
+	for i, step := range c.server.greedy(t, prompt, answerTokens) {
+		got := sample.New(sample.Params{}).Next(logits)
+		c.worst = max(c.worst, difference(logits, step))
+		if got.Token != step.ID {
+			if gap := step.gap(got.Token); gap >= tie {
+				t.Errorf("%q: token %d is %d, want %d (%s; llama-server sees them %.3f apart)", text, i, got.Token, step.ID, margin(logits, got.Token, step.ID), gap)
+				return
+			}
+			c.ties++
+			return
+		}
+		c.equal++
+		logits = forward(t, c.model, got.Token)
+	}
+}
+
+// gap is how much less likely llama-server finds the token than its own choice.
+func (p probability) gap(token int32) float64 {
+	for _, top := range p.Top {
+		if top.ID == token {
+			return p.LogProb - top.LogProb
+		}
+	}
+	return math.Inf(1)
 }
 
 // difference is the largest between the probabilities that both report.
