@@ -11,6 +11,9 @@
 // that it is not trusted and why, and those fields are empty: a policy must then
 // count with every caller it might be.
 //
+// An executable is named only when its path leads to the very file that runs; the
+// agent needs CAP_SYS_PTRACE to see that of other users' processes.
+//
 // A peer that has died, or that handed its socket to a child and left, is not
 // trusted. /proc must show other users' processes: ProtectProc= in the agent's
 // own unit would leave every caller untrusted. Look a caller up once a
@@ -38,7 +41,7 @@ type Identity struct {
 	Unit string `json:"unit,omitempty"`
 	// Container is the id of a docker, podman or containerd container, 64 hexadecimal digits.
 	Container string `json:"container,omitempty"`
-	// Exe is the path of the executable, as the caller's mount namespace sees it.
+	// Exe is the path of the executable; "" when it cannot be read or verified.
 	Exe    string `json:"exe,omitempty"`
 	Cgroup string `json:"cgroup,omitempty"`
 	// Trusted says that the fields above belong to the process that connected.
@@ -117,11 +120,7 @@ func (id *Identity) attest(handle int) {
 		id.Why = err.Error()
 		return
 	}
-	exe, err := os.Readlink(proc(id.PID, "exe"))
-	if err != nil && !errors.Is(err, os.ErrNotExist) && !errors.Is(err, os.ErrPermission) {
-		id.Why = fmt.Sprintf("cannot read the executable of process %d: %v", id.PID, err)
-		return
-	}
+	exe := exeOf(id.PID)
 	// The process behind the handle is alive now, so its pid was not used again, so what was read is its own.
 	if err := unix.PidfdSendSignal(handle, 0, nil, 0); err != nil && !errors.Is(err, unix.EPERM) {
 		id.Why = fmt.Sprintf("process %d has ended", id.PID)
@@ -132,8 +131,26 @@ func (id *Identity) attest(handle int) {
 		return
 	}
 	id.Trusted = true
-	id.Cgroup, id.Exe = cgroup, strings.TrimSuffix(exe, " (deleted)")
+	id.Cgroup, id.Exe = cgroup, exe
 	id.Unit, id.Container = unitOf(cgroup), containerOf(cgroup)
+}
+
+// exeOf is the path of the executable when that path, seen from here, is the very
+// file that runs: in a mount namespace of its own a caller could give any file any
+// path. "" when it is not, was replaced since, or may not be read.
+func exeOf(pid int32) string {
+	path, err := os.Readlink(proc(pid, "exe"))
+	if err != nil {
+		return ""
+	}
+	running, err := os.Stat(proc(pid, "exe"))
+	if err != nil {
+		return ""
+	}
+	if named, err := os.Stat(path); err != nil || !os.SameFile(running, named) {
+		return ""
+	}
+	return path
 }
 
 func proc(pid int32, file string) string {

@@ -64,8 +64,15 @@ func unitOf(path string) string {
 // containerOf is the id in the names that container engines give their groups:
 // docker-ID.scope, libpod-ID.scope, cri-containerd-ID.scope, crio-ID.scope with
 // the systemd driver, /docker/ID, /libpod_parent/libpod-ID, /kubepods/.../ID without.
+// Below a service or in a user's slice the names are whatever their owner likes.
 func containerOf(path string) string {
+	if owner, ok := cgroupOwner(path); !ok || owner != nobody {
+		return ""
+	}
 	for part := range strings.SplitSeq(path, "/") {
+		if strings.HasSuffix(part, ".service") {
+			return ""
+		}
 		id := strings.TrimSuffix(part, ".scope")
 		id = id[strings.LastIndexByte(id, '-')+1:]
 		id = id[strings.LastIndexByte(id, ':')+1:] // kubepods...:cri-containerd:ID

@@ -267,12 +267,18 @@ func (p *caller) holds(c *Caller) truth {
 	if c.Unattested {
 		return maybe
 	}
-	if len(p.Unit) > 0 && !anyGlob(p.Unit, c.Unit) ||
-		len(p.Exe) > 0 && !anyGlob(p.Exe, c.Exe) ||
-		len(p.Container) > 0 && !anyGlob(p.Container, c.Container) {
+	if len(p.Unit) > 0 && !anyGlob(p.Unit, c.Unit) || len(p.Container) > 0 && !anyGlob(p.Container, c.Container) {
 		return no
 	}
-	return yes
+	switch {
+	case len(p.Exe) == 0:
+		return yes
+	case c.Exe == "": // every process has an executable: none is one that could not be attested
+		return maybe
+	case anyGlob(p.Exe, c.Exe):
+		return yes
+	}
+	return no
 }
 
 func anyGlob(globs []glob, s string) bool {

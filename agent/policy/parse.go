@@ -185,7 +185,7 @@ func (r *reader) rule(n ast.Node) rule {
 	out := rule{pos: at(n)}
 	r.mapping(n, "a rule", []field{
 		{"name", true, func(v ast.Node) {
-			if out.Name = r.name(v, "name"); out.Name == DefaultRule {
+			if out.Name = r.ruleName(v); out.Name == DefaultRule {
 				r.add(at(v), "a rule cannot be named %q: that is the answer when no rule matches", DefaultRule)
 			}
 		}},
@@ -199,6 +199,22 @@ func (r *reader) rule(n ast.Node) rule {
 		"rate": "nothing would be limited; use \"priority: batch\" or max_tokens",
 	})
 	return out
+}
+
+// ruleName reads a name that goes into the header x-bothy-rule: printable ASCII,
+// without the "+" that joins the names of rules.
+func (r *reader) ruleName(n ast.Node) string {
+	s := r.text(n, "name", 64)
+	for _, c := range []byte(s) {
+		if c < ' ' || c > '~' || c == '+' || c == '"' {
+			r.add(at(n), "name %q may have only printable ASCII without '+' and '\"'", s)
+			return s
+		}
+	}
+	if strings.TrimSpace(s) != s {
+		r.add(at(n), "name %q begins or ends with a space", s)
+	}
+	return s
 }
 
 // place reads one place of the rule; its upstream may be defined further down.

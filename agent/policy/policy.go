@@ -48,7 +48,8 @@ const (
 type Caller struct {
 	UID uint32 `json:"uid"`
 	GID uint32 `json:"gid"`
-	// Unit is the systemd unit, Exe the executable's path, Container the container's id; "" when there is none.
+	// Unit is the systemd unit and Container the container's id; "" when there is none.
+	// Exe is the executable's path; "" when it is not known, and it may then be any.
 	Unit      string `json:"unit,omitempty"`
 	Exe       string `json:"exe,omitempty"`
 	Container string `json:"container,omitempty"`

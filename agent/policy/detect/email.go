@@ -15,7 +15,7 @@ const (
 // a wrong one only keeps a request on it.
 var notDomains = []string{
 	"bmp", "css", "dtype", "gif", "html", "ico", "jpeg", "jpg", "js", "json", "jsx", "mjs", "pdf", "png",
-	"route", "scss", "shape", "service", "socket", "svg", "target", "ts", "tsx", "txt", "webp", "xml", "yaml", "yml",
+	"route", "scss", "service", "shape", "socket", "svg", "target", "ts", "tsx", "txt", "webp", "xml", "yaml", "yml",
 }
 
 // email looks for an address around the "@" at i.

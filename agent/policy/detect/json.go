@@ -16,9 +16,9 @@ const MaxDepth = 128
 var ErrTooDeep = errors.New("cannot scan the body: JSON nested too deeply")
 
 // JSON scans a request body: every key, every string and every long number, each
-// unescaped, wherever it stands, and all its string values once more as one text,
-// so that a number split over content parts or messages is found too. Findings
-// point into body as it was sent.
+// unescaped, wherever it stands, and the strings under one key once more as one
+// text, so that a number split over content parts or messages is found too.
+// Findings point into body as it was sent.
 //
 // dupKeys reports that some object has the same key twice, ignoring case: two
 // readers may then see two different requests. err is ErrTooDeep, or says at which
@@ -27,7 +27,7 @@ var ErrTooDeep = errors.New("cannot scan the body: JSON nested too deeply")
 // The body is not modified and not kept. Safe for concurrent use.
 func JSON(body []byte) (found []Finding, dupKeys bool, err error) {
 	// The string shares the body's memory: it lives no longer than this call, during which nobody writes.
-	w := walker{text: unsafe.String(unsafe.SliceData(body), len(body))}
+	w := walker{text: unsafe.String(unsafe.SliceData(body), len(body)), seams: map[uint64]*seam{}}
 	err = w.document()
 	w.scanSeams()
 	return w.out.sorted(), w.duplicate, err
@@ -43,24 +43,15 @@ type walker struct {
 	keys      []uint64 // hashes of the keys of every open object
 	duplicate bool
 
-	seams     []byte // all string values one after another, long ones without their middle
-	fragments []fragment
+	seams map[uint64]*seam // by group
 }
 
 // frame is an open object or array.
 type frame struct {
 	object bool
-	keys   int // where its keys begin
+	keys   int    // where its keys begin
+	group  uint64 // of its strings: see groupOf
 }
-
-// fragment is a stretch of seams: decoded bytes from skip on of the string whose raw text begins at raw.
-type fragment struct {
-	seam, raw, skip int
-}
-
-// seam is how much of each end of a long string is looked at together with its
-// neighbours: longer than any finding but a private key, which it shows enough of.
-const seam = 256
 
 func (w *walker) fail(format string, args ...any) error {
 	return fmt.Errorf("cannot read JSON at byte %d: %s", w.pos, fmt.Sprintf(format, args...))
@@ -99,12 +90,12 @@ func (w *walker) afterValue() bool {
 	return c == '}' && w.top().object || c == ']' && !w.top().object
 }
 
-func (w *walker) top() frame { return w.open[len(w.open)-1] }
+func (w *walker) top() *frame { return &w.open[len(w.open)-1] }
 
 // close leaves the innermost object or array and settles whether its keys were distinct.
 func (w *walker) close() {
 	w.pos++
-	f := w.top()
+	f := *w.top()
 	w.open = w.open[:len(w.open)-1]
 	if !f.object || w.duplicate {
 		w.keys = w.keys[:f.keys]
@@ -146,7 +137,7 @@ func (w *walker) value() error {
 				return ErrTooDeep
 			}
 			w.pos++
-			w.open = append(w.open, frame{object: c == '{', keys: len(w.keys)})
+			w.open = append(w.open, frame{object: c == '{', keys: len(w.keys), group: w.group()})
 			if w.afterValue() {
 				w.close()
 				return nil
@@ -256,7 +247,9 @@ func (w *walker) key() error {
 	if err != nil {
 		return err
 	}
-	w.keys = append(w.keys, keyHash(text))
+	h := keyHash(text)
+	w.keys = append(w.keys, h)
+	w.top().group = groupOf(h, text)
 	w.space()
 	if w.peek() != ':' {
 		return w.fail("a colon is expected")
@@ -270,47 +263,8 @@ func (w *walker) stringValue() error {
 	if err != nil {
 		return err
 	}
-	w.join(text, raw)
+	w.join(text, raw, w.group())
 	return nil
-}
-
-// join adds a string to the seams.
-func (w *walker) join(text string, raw int) {
-	if text == "" {
-		return
-	}
-	w.fragments = append(w.fragments, fragment{seam: len(w.seams), raw: raw})
-	if len(text) <= 2*seam {
-		w.seams = append(w.seams, text...)
-		return
-	}
-	w.seams = append(w.seams, text[:seam]...)
-	w.seams = append(w.seams, 0)
-	w.fragments = append(w.fragments, fragment{seam: len(w.seams), raw: raw, skip: len(text) - seam})
-	w.seams = append(w.seams, text[len(text)-seam:]...)
-}
-
-// scanSeams looks at the string values as one text.
-func (w *walker) scanSeams() {
-	if len(w.fragments) < 2 {
-		return
-	}
-	for _, f := range Scan(string(w.seams)) {
-		w.out.add(f.Kind, w.seamOffset(f.Start), w.seamOffset(f.End-1)+1)
-	}
-}
-
-// seamOffset is where in the body the byte at offset of the seams stands.
-func (w *walker) seamOffset(offset int) int {
-	i, exact := slices.BinarySearchFunc(w.fragments, offset, func(f fragment, o int) int { return f.seam - o })
-	if !exact {
-		i--
-	}
-	f := &w.fragments[i]
-	if f.skip > 0 {
-		f.raw, f.skip = w.rawOffset(f.raw, f.skip), 0 // once: a long string is not walked for every finding at its end
-	}
-	return w.rawOffset(f.raw, offset-f.seam)
 }
 
 // keyHash is FNV-1a of the key without its case: a collision reports a duplicate
