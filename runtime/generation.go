@@ -142,8 +142,9 @@ func (r *runner) watch(ctx context.Context, p Process, probe prober) error {
 		err := r.healthy(ctx, probe)
 		// A busy engine proves itself by what it streams; a question would only queue behind it.
 		if err == nil && r.g.leases.Load() == 0 && r.cfg.Now().Sub(asked) >= r.cfg.AskEvery {
-			asked = r.cfg.Now()
-			err = r.asked(ctx, p, probe)
+			if err = r.asked(ctx, p, probe); err == nil {
+				asked = r.cfg.Now() // unanswered, it is asked again at the next tick
+			}
 		}
 		if err == nil {
 			misses = 0

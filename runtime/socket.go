@@ -37,10 +37,10 @@ func socketClient(socket string) *http.Client {
 			DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
 				return (&net.Dialer{Timeout: 5 * time.Second}).DialContext(ctx, "unix", socket)
 			},
-			MaxIdleConns:        64,
-			MaxIdleConnsPerHost: 64,
-			IdleConnTimeout:     30 * time.Second,
-			DisableCompression:  true, // a stream must not be buffered, and the socket is local
+			// llama-server closes kept connections when it likes, and a POST that meets the closing is not repeated by
+			// net/http: seen as an EOF in one of some dozens of requests.
+			DisableKeepAlives:  true,
+			DisableCompression: true, // a stream must not be buffered, and the socket is local
 		},
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
