@@ -157,8 +157,9 @@ type completion struct {
 		} `json:"prompt_tokens_details"`
 	}
 	Error *struct {
-		Message, Type, Param, Code string
-		PromptTokens               int `json:"n_prompt_tokens"`
+		Message, Type, Param string
+		Code                 any // OpenAI writes a word, llama-server the status
+		PromptTokens         int `json:"n_prompt_tokens"`
 	}
 }
 
