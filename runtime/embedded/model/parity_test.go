@@ -22,10 +22,12 @@ import (
 const answerTokens = 64
 
 // nearTie is how close two tokens must be in llama-server's own logarithms of
-// probability to count as undecided. There llama.cpp disagrees with itself, from
-// one of its CPU backends to the next: a sum in another order turns an int8 step
-// of an activation, and a step moves logits by about this much. Texts that the
-// model was trained on have no such ties, and no exception.
+// probability to count as undecided. There llama.cpp disagrees with itself: the
+// same file and text gave logarithms up to 0.05 apart on two of its CPU backends,
+// up to 0.1 apart with flash attention on and off, and for Q4_0 another first
+// token. A last bit that differs turns an int8 step of an activation, and a step
+// moves logits by that much. Texts that the model was trained on have no such
+// ties, and get no exception.
 const nearTie = 0.15
 
 // TestGreedyEqualsLlamaServer compares greedy tokens and the probabilities of
