@@ -108,6 +108,21 @@ func (k *keeper) save(change func(*marks)) error {
 	if same(next, k.now) {
 		return nil
 	}
+	return k.write(next, "", nil)
+}
+
+// keep stores verified metadata under key, and the marks that it raises, in
+// one transaction of the database.
+func (k *keeper) keep(key string, raw []byte, change func(*marks)) error {
+	next := k.now.clone()
+	change(&next)
+	if same(next, k.now) {
+		return k.vault.putMetadata(key, raw)
+	}
+	return k.write(next, key, raw)
+}
+
+func (k *keeper) write(next marks, key string, metadata []byte) error {
 	next.Sequence++
 	raw, err := json.Marshal(next)
 	if err != nil {
@@ -117,7 +132,7 @@ func (k *keeper) save(change func(*marks)) error {
 		return fmt.Errorf("cannot save anti-rollback marks: %w", err)
 	}
 	k.now = next
-	return k.vault.putMarks(raw)
+	return k.vault.putMarks(raw, key, metadata)
 }
 
 func same(a, b marks) bool {
@@ -126,12 +141,10 @@ func same(a, b marks) bool {
 	return errX == nil && errY == nil && string(x) == string(y)
 }
 
-// raiseRole records that version of a role was verified.
-func (k *keeper) raiseRole(repo Repo, role string, version int64) error {
-	return k.save(func(m *marks) {
-		key := roleKey(repo, role)
-		m.Roles[key] = max(m.Roles[key], version)
-	})
+// keepRole stores a verified role and records its version.
+func (k *keeper) keepRole(repo Repo, role string, version int64, raw []byte) error {
+	key := roleKey(repo, role)
+	return k.keep(key, raw, func(m *marks) { m.Roles[key] = max(m.Roles[key], version) })
 }
 
 // raiseInstalled records releases that run, so that an older one is refused

@@ -100,11 +100,11 @@ func (r *repository) acceptRoot(version int64, raw []byte) error {
 	if err != nil {
 		return err
 	}
-	if err := r.keeper.save(func(m *marks) { r.forgetRotated(m, before, version) }); err != nil {
+	if err := r.keeper.keep(rootKey(r.name, version), raw, func(m *marks) { r.forgetRotated(m, before, version) }); err != nil {
 		return err
 	}
 	r.log.Info("new root accepted", "repository", r.name, "version", version)
-	return r.vault.putMetadata(rootKey(r.name, version), raw)
+	return nil
 }
 
 // forgetRotated drops the marks of roles whose keys a new root replaced. Else
@@ -217,14 +217,11 @@ func (r *repository) expired(role string, version int64, expires time.Time) erro
 }
 
 func (r *repository) keepTimestamp(version int64, expires time.Time, raw []byte) error {
-	err := r.keeper.save(func(m *marks) {
-		m.Roles[roleKey(r.name, metadata.TIMESTAMP)] = version
+	key := roleKey(r.name, metadata.TIMESTAMP)
+	return r.keeper.keep(key, raw, func(m *marks) {
+		m.Roles[key] = version
 		m.Expires[r.name] = &expires
 	})
-	if err != nil {
-		return err
-	}
-	return r.vault.putMetadata(roleKey(r.name, metadata.TIMESTAMP), raw)
 }
 
 // fetchSnapshot loads the snapshot that the timestamp names, from the store if
@@ -262,10 +259,7 @@ func (r *repository) fetchSnapshot(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := r.keeper.raiseRole(r.name, metadata.SNAPSHOT, r.trusted.Snapshot.Signed.Version); err != nil {
-		return err
-	}
-	return r.vault.putMetadata(key, raw)
+	return r.keeper.keepRole(r.name, metadata.SNAPSHOT, r.trusted.Snapshot.Signed.Version, raw)
 }
 
 // snapshotError separates a snapshot that does not belong to this timestamp
@@ -344,10 +338,7 @@ func (r *repository) loadRole(ctx context.Context, role, parent string) error {
 	if err := accept(raw); err != nil {
 		return err
 	}
-	if err := r.keeper.raiseRole(r.name, role, meta.Version); err != nil {
-		return err
-	}
-	return r.vault.putMetadata(key, raw)
+	return r.keeper.keepRole(r.name, role, meta.Version, raw)
 }
 
 // roleError: a targets role of another version than the snapshot lists is a

@@ -435,3 +435,22 @@ func TestSnapshotThatGoesBackInOneRoleIsRolledBack(t *testing.T) {
 	d.remove("bothy.db*")
 	d.refused(Rollback)
 }
+
+// TestOtherDevicesMetadataUsesUpNoVersions: one director signs for all, so a
+// broker can replay the metadata of a device that has had more assignments.
+func TestOtherDevicesMetadataUsesUpNoVersions(t *testing.T) {
+	s := newSim(t)
+	d := newDevice(t, s)
+	d.refreshAndInstall()
+	mine := *s.director
+	s.director.timestamp, s.director.snapshot, s.director.versions = 70, 70, map[string]int64{metadata.TARGETS: 70}
+	s.assign("box-2", 70, map[string]string{"chat": "models/mote/2.json"}, "")
+	s.publishRepo(s.director)
+	d.refused(WrongDevice)
+	s.director.timestamp, s.director.snapshot = mine.timestamp, mine.snapshot
+	s.director.versions = map[string]int64{metadata.TARGETS: 1}
+	next(s, 4)
+	if want := d.refresh(); want.Counter != 4 {
+		t.Errorf("got counter %d, want 4", want.Counter)
+	}
+}

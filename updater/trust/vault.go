@@ -79,7 +79,21 @@ func (v vault) marks() ([]byte, error) {
 	return raw, err
 }
 
-func (v vault) putMarks(raw []byte) error { return put(v.db, marksTable(), onlyRow, raw) }
+// putMarks stores the marks and, unless key is empty, what raised them.
+func (v vault) putMarks(raw []byte, key string, metadata []byte) error {
+	err := v.db.Update(func(tx *store.Tx) error {
+		if key != "" {
+			if err := metadataTable().Put(tx, key, metadata); err != nil {
+				return err
+			}
+		}
+		return marksTable().Put(tx, onlyRow, raw)
+	})
+	if err != nil {
+		return fmt.Errorf("cannot store verified metadata: %w", err)
+	}
+	return nil
+}
 
 func load[V any](db *store.DB, table store.Table[V], key string) (value V, ok bool, err error) {
 	err = db.View(func(tx *store.Tx) error {
