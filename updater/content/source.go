@@ -149,9 +149,12 @@ func (d disk) copyFrom(ctx context.Context, digest string, wanted map[[32]byte][
 			if err := ctx.Err(); err != nil {
 				return err
 			}
-			b := sink.Buffer(k.Length)
-			if have.Length != k.Length || readFullAt(file, b, have.Offset) != nil {
+			if have.Length != k.Length {
 				continue
+			}
+			b := sink.Buffer(k.Length)
+			if readFullAt(file, b, have.Offset) != nil {
+				return nil // shorter than its index says
 			}
 			if err := sink.Deliver(k, b); err != nil {
 				return err

@@ -54,7 +54,30 @@ func Open(dir string) (*Store, error) {
 		f.Close()
 		return nil, fmt.Errorf("cannot open the artifact store %s: another process uses it: %w", dir, err)
 	}
-	return &Store{dir: dir, lock: f, busy: map[string]bool{}, fault: func(string) error { return nil }}, nil
+	s := &Store{dir: dir, lock: f, busy: map[string]bool{}, fault: func(string) error { return nil }}
+	if err := s.sweep(); err != nil {
+		return nil, errors.Join(fmt.Errorf("cannot open the artifact store: %w", err), f.Close())
+	}
+	return s, nil
+}
+
+// sweep removes what a killed process left half written, and the rest of
+// fetches that ended just before they could tidy up. The lock says that nobody writes.
+func (s *Store) sweep() error {
+	all, err := os.ReadDir(filepath.Join(s.dir, "partial"))
+	if err != nil {
+		return err
+	}
+	for _, e := range all {
+		digest, _, _ := strings.Cut(e.Name(), ".")
+		if validDigest(digest) && !s.Has(digest) && !strings.HasSuffix(e.Name(), ".new") {
+			continue
+		}
+		if err := os.Remove(filepath.Join(s.dir, "partial", e.Name())); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Close releases the folder. Fetches must have ended.

@@ -15,6 +15,8 @@ const (
 	// Blocks between a source and the writer: a source fills the next ones while
 	// the writer hashes. More would only cost memory.
 	writerDepth = 4
+	// Buffers kept to be used again: a full window of blocks and those on their way.
+	writerFree = windowCap/BlockSize + 2*writerDepth
 )
 
 // writer is the Sink of a fetch: one goroutine that checks, writes and records
@@ -40,7 +42,7 @@ type item struct {
 
 func (r *fetch) startWriter() *writer {
 	w := &writer{
-		fetch: r, items: make(chan item, writerDepth), free: make(chan []byte, 2*writerDepth),
+		fetch: r, items: make(chan item, writerDepth), free: make(chan []byte, writerFree),
 		marks: make(chan struct{}, 1), quit: make(chan struct{}),
 	}
 	w.group.Go(w.write)

@@ -55,10 +55,14 @@ func (s *Session) connection(ctx context.Context) error {
 	}
 	s.up(l)
 	s.cfg.Log.Debug("broker connected", "broker", s.cfg.Broker, "client", s.cfg.ClientID)
-	if err := s.flush(ctx, l); err != nil {
-		return err
+	err := s.flush(ctx, l)
+	if err == nil {
+		err = s.stay(ctx, l)
 	}
-	return s.stay(ctx, l)
+	if ctx.Err() != nil {
+		s.farewell(l)
+	}
+	return err
 }
 
 func (s *Session) subscribe(ctx context.Context, l *link) error {
@@ -90,7 +94,6 @@ func (s *Session) stay(ctx context.Context, l *link) error {
 	for {
 		select {
 		case <-ctx.Done():
-			s.farewell(l)
 			return nil
 		case <-l.lost:
 			return l.cause()
