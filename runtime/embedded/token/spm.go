@@ -3,6 +3,7 @@ package token
 import (
 	"fmt"
 	"strings"
+	"unicode/utf8"
 )
 
 // space is the visible mark that SentencePiece writes for a space.
@@ -53,21 +54,12 @@ func (s *spm) byteID(b byte) (int32, bool) {
 	return s.vocab.unk, s.vocab.unk >= 0
 }
 
-// charEnds returns where each character ends, taking the length from the first
-// byte alone, as llama.cpp does.
+// charEnds returns where each character ends; a byte that is part of none is one by itself.
 func charEnds(text string) []int {
 	ends := make([]int, 0, len(text))
 	for i := 0; i < len(text); {
-		n := 1
-		switch b := text[i]; {
-		case b >= 0xF0:
-			n = 4
-		case b >= 0xE0:
-			n = 3
-		case b >= 0xC0:
-			n = 2
-		}
-		i = min(i+n, len(text))
+		_, n := utf8.DecodeRuneInString(text[i:])
+		i += n
 		ends = append(ends, i)
 	}
 	return ends
