@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 )
@@ -266,6 +267,23 @@ func TestFindingsPointIntoTheOriginalOfFoldedText(t *testing.T) {
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("texts (-want +got):\n%s", diff)
+	}
+}
+
+// Texts made to make a detector look at the same bytes again and again: each may
+// take a few times what prose takes, not thousands of times.
+func TestScanIsLinearInHostileText(t *testing.T) {
+	const size = 1 << 20
+	for _, unit := range []string{
+		"eyJ-", "eyJhbGciOiJIUzI1NiJ9.-", "eyJ.", "@", "a@", "a@b.", "4 ", "4-", "4111 ", "DE89 ", "DE89", "sk-ant-", "ya29.", "-----BEGIN PRIVATE KEY-----",
+		"-----BEGIN PRIVATE KEY-----\nAAAAAAAAAAAAAAAA", "\\u0034", "\u200b", "aws_secret_access_key", "----", "_sk_live_",
+	} {
+		text := strings.Repeat(unit, size/len(unit))
+		start := time.Now()
+		Scan(text)
+		if took := time.Since(start); took > 3*time.Second {
+			t.Errorf("a megabyte of %q took %v", unit, took)
+		}
 	}
 }
 

@@ -11,7 +11,7 @@ import (
 type vendor struct {
 	prefix   string
 	alphabet func(byte) bool
-	min, max int // length of the secret
+	min, max int // length of the secret; of one without a fixed length more than max may follow
 	kind     Kind
 }
 
@@ -55,7 +55,7 @@ var vendors = []vendor{
 	{"xoxp-", isURLSafe, 20, 255, APIToken},
 	{"xoxr-", isURLSafe, 20, 255, APIToken},
 	{"xoxs-", isURLSafe, 20, 255, APIToken},
-	{"ya29.", isURLSafe, 30, 2048, APIToken}, // Google OAuth
+	{"ya29.", isURLSafe, 30, 512, APIToken}, // Google OAuth
 }
 
 // vendorsBy is vendors by their first letter. Read only.
@@ -102,7 +102,7 @@ func (s *scan) token(i int) {
 		}
 		secret := rest[len(v.prefix):]
 		n := span(secret, v.alphabet, v.max+1)
-		if n >= v.min && n <= v.max && entropy(secret[:n]) >= minEntropy {
+		if fits := n <= v.max || v.min < v.max; n >= v.min && fits && entropy(secret[:n]) >= minEntropy {
 			s.add(v.kind, i, i+len(v.prefix)+n)
 		}
 		return
@@ -131,6 +131,9 @@ func (s *scan) awsSecret(i int) bool {
 
 // jwt looks for a signed or unsigned token (RFC 7519) whose header, at i, decodes and names an algorithm.
 func (s *scan) jwt(i int) {
+	if i > 0 && isURLSafe(s.text[i-1]) {
+		return // inside a longer word, whose every "eyJ" would be followed to its end again
+	}
 	rest := s.text[i:]
 	header := span(rest, isURLSafe, 2048)
 	if header+1 >= len(rest) || rest[header] != '.' {
