@@ -31,7 +31,7 @@ func TestCommandLines(t *testing.T) {
 		},
 		"embedded": {
 			Embedded{Exe: "/proc/self/exe"}, plain,
-			"/proc/self/exe engine serve --listen unix:/r/e.sock --model /models/sha256-1 --alias qwen --slots 4 --context 4096 --threads 6",
+			"/proc/self/exe engine serve --listen unix:/r/e.sock --model /models/sha256-1 --alias qwen --slots 4 --tether --context 4096 --threads 6",
 		},
 		"template": {
 			Template{Path: "/opt/serve", Args: []string{"--uds={socket}", "{model}", "{alias}/{context}/{slots}/{threads}"}}, plain,

@@ -81,7 +81,7 @@ func TestNextAgentSweepsWhatAKilledOneLeft(t *testing.T) {
 }
 
 // launchFake starts the fake engine without a supervisor.
-func launchFake(t *testing.T, mode string) (Process, *ring) {
+func launchFake(t *testing.T, mode string, args ...string) (Process, *ring) {
 	t.Helper()
 	c := NewChildren()
 	dir := parts.SocketDir(t)
@@ -90,7 +90,7 @@ func launchFake(t *testing.T, mode string) (Process, *ring) {
 		Dir: dir, Socket: filepath.Join(dir, "e.sock"),
 		Output: &lineWriter{line: func(s string) { lines.add(Line{Generation: 1, Text: s}) }},
 	}
-	o.Command = Command{Path: testExe(t), Args: []string{"--listen", o.Socket}, Env: fakeEnv(mode), Tether: true}
+	o.Command = Command{Path: testExe(t), Args: append([]string{"--listen", o.Socket}, args...), Env: fakeEnv(mode), Tether: true}
 	p, err := c.Launch(o)
 	if err != nil {
 		t.Fatal(err)
@@ -153,7 +153,7 @@ func TestGrandchildThatHoldsThePipeIsKilled(t *testing.T) {
 }
 
 func TestTetherEndsTheEngine(t *testing.T) {
-	p, _ := launchFake(t, "tether,stubborn")
+	p, _ := launchFake(t, "stubborn", "--tether")
 	p.(*child).tether.Close()
 	select {
 	case <-p.Done():

@@ -21,7 +21,7 @@ func (e Embedded) Command(spec Spec, socket string) (Command, error) {
 	}
 	args := []string{
 		"engine", "serve", "--listen", "unix:" + socket, "--model", spec.Files[0],
-		"--alias", spec.Alias, "--slots", strconv.Itoa(spec.slots()),
+		"--alias", spec.Alias, "--slots", strconv.Itoa(spec.slots()), "--tether",
 	}
 	if spec.Context > 0 {
 		args = append(args, "--context", strconv.Itoa(spec.Context))

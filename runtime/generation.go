@@ -91,7 +91,7 @@ func (r *runner) live(ctx context.Context) error {
 		r.cfg.Log.Error("cannot end the engine", "generation", r.g.number, "error", stopErr)
 		return errors.Join(err, stopErr)
 	}
-	r.out.Close()
+	r.out.finish()
 	return err
 }
 

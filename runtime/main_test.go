@@ -6,6 +6,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"os"
@@ -16,6 +17,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/bothy-edge/bothy/runtime/embedded/serve"
 )
 
 // roleVar makes a re-executed test binary something else than a test: "engine" (the fake engine) or "agent" (a
@@ -29,6 +32,8 @@ func TestMain(m *testing.M) {
 	switch os.Getenv(roleVar) {
 	case "engine":
 		os.Exit(fakeEngine(os.Getenv(modeVar)))
+	case "serve":
+		os.Exit(realEngine())
 	case "agent":
 		os.Exit(fakeAgent())
 	case "idle":
@@ -39,7 +44,7 @@ func TestMain(m *testing.M) {
 
 // fakeEnv makes an adapter's program the fake engine. Modes, with commas between: slow (503 at first), mute (health
 // but no answer), deaf (accepts, never answers), die (ends at once with words), stubborn (ignores SIGTERM), leak
-// (leaves a grandchild that holds the output pipe), untethered (does not end with its standard input).
+// (leaves a grandchild that holds the output pipe), loading (503 for ever), broken (500 to every question).
 func fakeEnv(mode string) []string { return []string{roleVar + "=engine", modeVar + "=" + mode} }
 
 func testExe(tb testing.TB) string {
@@ -51,11 +56,45 @@ func testExe(tb testing.TB) string {
 	return exe
 }
 
+// realEngine is what `bothy engine serve` does.
+func realEngine() int {
+	var c serve.Config
+	fs := flag.NewFlagSet("serve", flag.ContinueOnError)
+	listen := fs.String("listen", "", "")
+	fs.StringVar(&c.Model, "model", "", "")
+	fs.StringVar(&c.Alias, "alias", "", "")
+	fs.IntVar(&c.Context, "context", 0, "")
+	fs.IntVar(&c.Slots, "slots", 0, "")
+	fs.IntVar(&c.Threads, "threads", 0, "")
+	fs.Bool("tether", false, "")
+	if len(os.Args) < 3 || fs.Parse(os.Args[3:]) != nil {
+		return 2
+	}
+	c.Log = slog.New(slog.NewTextHandler(os.Stderr, nil))
+	l, err := net.Listen("unix", strings.TrimPrefix(*listen, "unix:"))
+	if err != nil {
+		fmt.Println(err)
+		return 1
+	}
+	ctx, cancel := signal.NotifyContext(context.Background(), syscall.SIGTERM)
+	defer cancel()
+	s, err := serve.New(c)
+	if err == nil {
+		err = s.Serve(ctx, l)
+	}
+	if err != nil {
+		fmt.Println(err)
+		return 1
+	}
+	return 0
+}
+
 func fakeEngine(mode string) int {
 	has := func(m string) bool { return strings.Contains(","+mode+",", ","+m+",") }
 	fs := flag.NewFlagSet("engine", flag.ContinueOnError)
 	listen := fs.String("listen", "", "")
 	alias := fs.String("alias", "", "")
+	tether := fs.Bool("tether", false, "")
 	for _, n := range []string{"model", "context", "slots", "threads"} {
 		fs.String(n, "", "")
 	}
@@ -84,7 +123,7 @@ func fakeEngine(mode string) int {
 		}
 		fmt.Println("fake engine: grandchild", c.Process.Pid)
 	}
-	if !has("untethered") && has("tether") {
+	if *tether {
 		go func() { io.Copy(io.Discard, os.Stdin); os.Exit(0) }()
 	}
 	l, err := net.Listen("unix", strings.TrimPrefix(*listen, "unix:"))

@@ -53,9 +53,8 @@ func Estimate(path string, context, slots int) (Need, error) {
 	if err != nil {
 		return Need{}, fmt.Errorf("cannot estimate memory: %w", err)
 	}
-	defer f.Close()
 	e, err := estimate(f, context, slots)
-	if err != nil {
+	if err = errors.Join(err, f.Close()); err != nil {
 		return Need{}, fmt.Errorf("cannot estimate memory of %s: %w", path, err)
 	}
 	return e, nil

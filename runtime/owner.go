@@ -369,6 +369,9 @@ func (o *owner) post(event func()) {
 	}
 }
 
+// look runs f in the loop, unless that has ended.
+func (o *owner) look(f func()) { _ = o.call(context.Background(), f) }
+
 // call runs f in the loop and waits for it. The loop never blocks, so ctx matters only while the loop is busy.
 func (o *owner) call(ctx context.Context, f func()) error {
 	ran := make(chan struct{})

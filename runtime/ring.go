@@ -2,7 +2,6 @@ package runtime
 
 import (
 	"bytes"
-	"io"
 	"strings"
 	"sync"
 	"time"
@@ -65,14 +64,12 @@ func (r *ring) tail(gen uint64) []string {
 	return out
 }
 
-// lineWriter cuts an engine's output into lines. One goroutine writes; a last line without its newline is given by Close.
+// lineWriter cuts an engine's output into lines. One goroutine writes; a last line without its newline is given by finish.
 type lineWriter struct {
 	line    func(string)
 	buf     []byte
 	cutting bool // the rest of an overlong line is being dropped
 }
-
-var _ io.WriteCloser = (*lineWriter)(nil)
 
 // Write never fails and never blocks on more than the line function.
 func (w *lineWriter) Write(p []byte) (int, error) {
@@ -93,12 +90,11 @@ func (w *lineWriter) Write(p []byte) (int, error) {
 	return n, nil
 }
 
-// Close gives out what is left of the last line.
-func (w *lineWriter) Close() error {
+// finish gives out what is left of the last line. Nothing may write any more.
+func (w *lineWriter) finish() {
 	if len(w.buf) > 0 {
 		w.flush()
 	}
-	return nil
 }
 
 func (w *lineWriter) flush() {

@@ -44,7 +44,7 @@ func TestLinesAreCutAndCleaned(t *testing.T) {
 				t.Errorf("got %d, %v, want all %d bytes taken", n, err, len(p))
 			}
 		}
-		w.Close()
+		w.finish()
 		if !slices.Equal(got, c.want) {
 			t.Errorf("%.40q: got %.60q, want %.60q", c.writes, got, c.want)
 		}
@@ -64,7 +64,7 @@ func FuzzLineWriter(f *testing.F) {
 			w.Write([]byte(text[:cut]))
 		}
 		w.Write([]byte(text[cut:]))
-		w.Close()
+		w.finish()
 		if cap(w.buf) > 4*ringLineMax {
 			t.Fatalf("keeps %d bytes", cap(w.buf))
 		}

@@ -2,7 +2,9 @@ package runtime
 
 import (
 	"bufio"
+	"bytes"
 	"context"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"io"
@@ -18,6 +20,7 @@ import (
 	"time"
 
 	"github.com/bothy-edge/bothy/internal/parts"
+	"github.com/bothy-edge/bothy/runtime/embedded/gguf"
 )
 
 // subject is one adapter under the behaviour suite.
@@ -31,6 +34,10 @@ type subject struct {
 func subjects(t *testing.T) map[string]subject {
 	model := parts.Model(t, "mote-chat-q8_0.gguf")
 	spec := Spec{Alias: "mote", Release: "mote@1", Engine: "it", Files: []string{model}, Context: 512, Slots: 1, Threads: 1}
+	long := spec
+	var endless map[string]any
+	long.Files, endless = endlessModel(t, model)
+	long.Context = 0
 	llama := spec
 	llama.Flags = map[string]string{"context-shift": "true"}
 	return map[string]subject{
@@ -38,7 +45,11 @@ func subjects(t *testing.T) map[string]subject {
 			adapter: LlamaServer{Binary: parts.Llama(t, "llama-server")}, spec: llama,
 			endless: map[string]any{"ignore_eos": true}, says: "listening",
 		},
-		"embedded command line": {adapter: Embedded{Exe: testExe(t), Env: fakeEnv("slow,tether")}, spec: spec, says: "listening"},
+		"embedded": {
+			adapter: Embedded{Exe: testExe(t), Env: []string{roleVar + "=serve"}}, spec: long,
+			endless: endless, says: "model loaded",
+		},
+		"embedded command line": {adapter: Embedded{Exe: testExe(t), Env: fakeEnv("slow")}, spec: spec, says: "listening"},
 		"template": {
 			adapter: Template{
 				Path: testExe(t), Env: fakeEnv("slow"),
@@ -47,6 +58,33 @@ func subjects(t *testing.T) map[string]subject {
 			spec: spec, says: "listening",
 		},
 	}
+}
+
+// endlessModel is a copy of a model that claims a context of 128 Ki tokens, and the fields of a request that never ends
+// in it: the built-in engine neither goes beyond a model's context nor ignores its end token when told so.
+func endlessModel(t *testing.T, path string) ([]string, map[string]any) {
+	t.Helper()
+	f, err := gguf.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	eos, ok := f.Meta.Uint("tokenizer.ggml.eos_token_id")
+	b, err := os.ReadFile(path)
+	if err != nil || !ok {
+		t.Fatalf("cannot take %s: end token %v, %v", path, ok, err)
+	}
+	key := []byte("llama.context_length\x04\x00\x00\x00") // the key, then type 4: uint32
+	at := bytes.Index(b, key)
+	if at < 0 {
+		t.Fatalf("%s has no context length", path)
+	}
+	binary.LittleEndian.PutUint32(b[at+len(key):], 128<<10)
+	long := filepath.Join(t.TempDir(), "long.gguf")
+	if err := os.WriteFile(long, b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return []string{long}, map[string]any{"logit_bias": map[string]int{strconv.FormatUint(eos, 10): -100}, "max_tokens": 100 << 10}
 }
 
 // TestAdapters is the behaviour that every kind of engine has to show under the supervisor.

@@ -177,7 +177,7 @@ func (s *Supervisor) Prepare(ctx context.Context, spec Spec) (uint64, error) {
 	}
 	err = o.until(ctx, func() (bool, error) { return g.phase == PhaseReady, g.err })
 	if err != nil {
-		o.post(func() { o.discard(g.number) })
+		o.post(func() { _, _ = o.discard(g.number) })
 		return fail(err)
 	}
 	return g.number, nil
@@ -257,7 +257,7 @@ func (s *Supervisor) Acquire(ctx context.Context, alias string) (*Lease, error) 
 func (s *Supervisor) Client(gen uint64) (*http.Client, error) {
 	for _, o := range s.all() {
 		var c *http.Client
-		o.call(context.Background(), func() {
+		o.look(func() {
 			if g := o.living(gen); g != nil {
 				c = g.client
 			}
@@ -273,7 +273,7 @@ func (s *Supervisor) Client(gen uint64) (*http.Client, error) {
 func (s *Supervisor) State(alias string) State {
 	st := State{Alias: alias, Phase: PhaseAbsent}
 	if o := s.find(alias); o != nil {
-		o.call(context.Background(), func() { st = o.state() })
+		o.look(func() { st = o.state() })
 	}
 	return st
 }
@@ -283,7 +283,7 @@ func (s *Supervisor) Status() []AliasStatus {
 	list := []AliasStatus{}
 	for _, o := range s.all() {
 		st := AliasStatus{Alias: o.alias, Phase: PhaseAbsent}
-		o.call(context.Background(), func() { st = o.status() })
+		o.look(func() { st = o.status() })
 		list = append(list, st)
 	}
 	return list

@@ -35,7 +35,7 @@ func main() {
 	flag.Parse()
 	debug.SetMemoryLimit(32 << 20)
 	go func() {
-		io.Copy(io.Discard, os.Stdin)
+		_, _ = io.Copy(io.Discard, os.Stdin) // it ends, or breaks, with the agent
 		os.Exit(0)
 	}()
 	out, err := takeOutput()
@@ -56,7 +56,9 @@ func takeOutput() (*output, error) {
 	}
 	// PR_SET_NAME: /proc/self/fd/N would be the name that ps shows otherwise.
 	name := []byte("bothy-gpu\x00")
-	unix.Prctl(unix.PR_SET_NAME, uintptrOf(name), 0, 0, 0)
+	if err := unix.Prctl(unix.PR_SET_NAME, uintptrOf(name), 0, 0, 0); err != nil {
+		return nil, err
+	}
 	return &output{w: os.NewFile(uintptr(fd), "messages")}, nil
 }
 

@@ -124,7 +124,7 @@ func events(lib nvml.Interface, devices []nvml.Device, out *output) {
 		if supported, r := d.GetSupportedEventTypes(); r == nvml.SUCCESS {
 			want &= supported
 		}
-		d.RegisterEvents(want, set) // a card that supports none answers so; there is nothing to do about it
+		_ = d.RegisterEvents(want, set) // a card that supports none says so; there is nothing to do about it
 	}
 	for {
 		e, r := set.Wait(5000)
