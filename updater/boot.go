@@ -1,0 +1,128 @@
+package updater
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/bothy-edge/bothy/updater/release"
+)
+
+// The acts that belong to no state of a change.
+const (
+	actSettle  = "settle"
+	actCollect = "collect"
+)
+
+// boot decides what an interrupted change does next, stores that, and then
+// makes the box what the journal says. The attempt is written before anything
+// is touched: a change that brings the agent down is undone after the third time.
+func (u *Updater) boot(ctx context.Context) error {
+	if err := u.resume(); err != nil {
+		return err
+	}
+	u.booted = true
+	u.work(ctx, actSettle, u.scene().settle)
+	return nil
+}
+
+func (u *Updater) resume() error {
+	if u.change == nil {
+		u.collectDue = true
+		return nil
+	}
+	u.cfg.Log.Info("change goes on", "change", u.change.ID, "state", string(u.change.State), "attempts", u.change.Attempts)
+	switch u.change.State {
+	case Switching, Watch:
+		if u.change.Attempts >= maxAttempts {
+			u.forgetGenerations()
+			return u.goBack(codeCrash, fmt.Errorf("the agent stopped %d times while it was %s", u.change.Attempts, u.change.State))
+		}
+		next := u.change.clone()
+		next.Attempts++
+		if next.State == Switching {
+			next.Tasks = plan(u.running, next.Want)
+		}
+		if err := u.save(next); err != nil {
+			return err
+		}
+	}
+	u.forgetGenerations()
+	return nil
+}
+
+// forgetGenerations drops the numbers of candidates that ended with the process
+// before us: in this one the same number may be another engine.
+func (u *Updater) forgetGenerations() {
+	next := u.change.clone()
+	for i := range next.Tasks {
+		next.Tasks[i].Generation = 0
+	}
+	u.change = &next
+}
+
+// settle puts the policies in force and every model in place. A model that
+// does not come up does not keep the others.
+func (s scene) settle(ctx context.Context) (uint64, error) {
+	errs := []error{s.activate(s.inForce())}
+	want := s.effective()
+	for _, alias := range slices.Sorted(maps.Keys(want.Models)) {
+		errs = append(errs, s.settleModel(ctx, alias, want))
+	}
+	return 0, errors.Join(errs...)
+}
+
+func (s scene) settleModel(ctx context.Context, alias string, want release.Want) error {
+	ctx, cancel := context.WithTimeout(ctx, s.cfg.SwitchFor)
+	defer cancel()
+	if err := s.restoreModel(ctx, alias, want); err != nil {
+		return fmt.Errorf("cannot bring up %s: %w", alias, err)
+	}
+	return nil
+}
+
+// settled: on watch a set that does not come up has failed its probation;
+// anything else goes on, the fleet or the engine's own restarts may mend it.
+func (u *Updater) settled(err error) error {
+	if err != nil && u.change != nil && u.change.State == Watch {
+		return u.goBack(codeWatch, err)
+	}
+	if err != nil {
+		u.cfg.Log.Error("what ran before is not all back", "error", err)
+	}
+	u.raiseMarks()
+	return nil
+}
+
+// raiseMarks tells trust what is committed. It is repeated at every start, so
+// that a crash between the commit and the mark costs nothing.
+func (u *Updater) raiseMarks() {
+	if err := u.cfg.Installed(u.running.Want.Documents()...); err != nil {
+		u.cfg.Log.Error("anti-rollback marks cannot be raised", "error", err)
+	}
+}
+
+// collect removes artifacts that neither what runs, nor what ran before it, nor
+// a policy that still narrows needs. It waits for a want that was heard in this
+// process: after the loss of the store what lies on the disk is all there is.
+func (u *Updater) collect(ctx context.Context) {
+	u.collectDue = false
+	files := filesOf(u.running.Want)
+	if u.running.Previous != nil {
+		files = append(files, filesOf(*u.running.Previous)...)
+	}
+	for _, d := range u.running.Narrowing {
+		files = append(files, d.Files...)
+	}
+	fetcher := u.cfg.Fetcher
+	u.work(ctx, actCollect, func(ctx context.Context) (uint64, error) { return 0, fetcher.Keep(ctx, files) })
+}
+
+func (u *Updater) collected(err error) error {
+	if err != nil {
+		u.cfg.Log.Error("artifacts cannot be collected", "error", err)
+	}
+	return nil
+}

@@ -1,0 +1,133 @@
+package updater
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"syscall"
+
+	"github.com/bothy-edge/bothy/updater/content"
+	"github.com/bothy-edge/bothy/updater/release"
+)
+
+// preflight looks whether the want fits before anything is fetched.
+func (s scene) preflight(ctx context.Context) (uint64, error) {
+	var need int64
+	for _, f := range filesOf(s.want) {
+		if _, ok := s.fetcher.Have(f); !ok {
+			need += f.Size
+		}
+	}
+	return 0, s.cfg.Preflight(ctx, s.want, need)
+}
+
+func (u *Updater) preflightEnded(err error) error {
+	switch {
+	case err == nil:
+		return u.move(Fetching, nil)
+	case errors.Is(err, syscall.ENOSPC):
+		return u.pause(reasonNoSpace, err)
+	case errors.Is(err, ErrWait):
+		return u.pause(reasonFit, err)
+	}
+	return u.fail(codePreflight, err)
+}
+
+// fetch brings every artifact of the want that is not here yet.
+func (s scene) fetch(ctx context.Context) (uint64, error) {
+	files := filesOf(s.want)
+	var total, done int64
+	for _, f := range files {
+		total += f.Size
+	}
+	for _, f := range files {
+		if _, ok := s.fetcher.Have(f); !ok {
+			before := done
+			_, err := s.fetcher.Fetch(ctx, f, func(p content.Progress) { s.show(before, total, p) })
+			if err != nil {
+				return 0, fmt.Errorf("cannot fetch %s (sha256:%.12s): %w", f.Path, f.SHA256, err)
+			}
+		}
+		done += f.Size
+	}
+	s.show(done, total, content.Progress{State: "done"})
+	return 0, nil
+}
+
+// showProgress adds one file's progress to what was done before it.
+func (u *Updater) showProgress(before, total int64, p content.Progress) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	p.Done, p.Total = before+p.Done, total
+	u.progress = p
+}
+
+func (u *Updater) fetchEnded(err error) error {
+	switch {
+	case err == nil:
+		return u.move(Verified, u.keepProgress)
+	case errors.Is(err, content.ErrMismatch):
+		return u.fail(codeMismatch, err)
+	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+		return u.pause(reasonNoSpace, err)
+	}
+	return u.pause(reasonNetwork, err)
+}
+
+func (u *Updater) keepProgress(c *Change) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	c.Progress = u.progress
+}
+
+// stage parses the policy of the want and runs its probes: nothing of a want
+// switches whose policy would not hold.
+func (s scene) stage(context.Context) (uint64, error) {
+	doc := s.want.Policy
+	if doc == nil {
+		return 0, nil
+	}
+	p, err := s.policy(doc)
+	if err != nil {
+		return 0, err
+	}
+	if err := s.cfg.Policies.Stage(p.Document); err != nil {
+		return 0, fmt.Errorf("policy %s refused: %w", doc.ID(), err)
+	}
+	return 0, nil
+}
+
+func (u *Updater) stageEnded(err error) error {
+	if err == nil {
+		return u.move(Staged, nil)
+	}
+	return u.move(Refused, because(codePolicy, err))
+}
+
+// pause waits for a passing obstacle; the loop tries again with growing delays.
+func (u *Updater) pause(reason string, err error) error {
+	return u.move(Paused, func(c *Change) {
+		c.Reason = reason
+		if err != nil {
+			c.Error = err.Error()
+		}
+		u.keepProgress(c)
+	})
+}
+
+func (u *Updater) fail(code string, err error) error {
+	return u.move(Failed, because(code, err))
+}
+
+func because(code string, err error) func(*Change) {
+	return func(c *Change) { c.Code, c.Error = code, err.Error() }
+}
+
+// filesOf lists the artifacts of a want.
+func filesOf(want release.Want) []release.File {
+	var files []release.File
+	for _, d := range want.Documents() {
+		files = append(files, d.Files...)
+	}
+	return files
+}

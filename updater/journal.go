@@ -1,0 +1,277 @@
+package updater
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+
+	"github.com/bothy-edge/bothy/agent/store"
+	"github.com/bothy-edge/bothy/updater/release"
+	"github.com/bothy-edge/bothy/updater/trust"
+)
+
+// The journal's tables. Names and JSON fields are part of the store's schema.
+func changeTable() store.Table[Change]   { return store.Table[Change]{Name: "changes"} }
+func runningTable() store.Table[Running] { return store.Table[Running]{Name: "running"} }
+func badTable() store.Table[bad]         { return store.Table[bad]{Name: "bad_wants"} }
+func refusedTable() store.Table[uint64]  { return store.Table[uint64]{Name: "refused_offers"} }
+
+const runningKey = "now"
+
+// Bounds of the tables, in records.
+const (
+	keepChanges = 300
+	keepBad     = 300
+	keepRefused = 100
+)
+
+// bad remembers a want that ended badly. A higher counter is a new order of the fleet and is tried again.
+type bad struct {
+	Counter uint64 `json:"counter"`
+	Change  uint64 `json:"change"`
+}
+
+// crash is the error of a fault point: Run stops as if killed.
+type crash struct{ error }
+
+// Unwrap gives the fault's own error.
+func (c crash) Unwrap() error { return c.error }
+
+func (u *Updater) fault(point string) error {
+	if err := u.cfg.Fault(point); err != nil {
+		return crash{err}
+	}
+	return nil
+}
+
+// load reads what runs and the change that was interrupted, if any.
+func (u *Updater) load() error {
+	return u.cfg.DB.View(func(tx *store.Tx) error {
+		var err error
+		if u.running, _, err = runningTable().Get(tx, runningKey); err != nil {
+			return err
+		}
+		return changeTable().Back(tx, func(_ string, c Change) error {
+			if c.State.Ended() {
+				return nil
+			}
+			u.change, u.active = &c, c
+			return store.ErrStop
+		})
+	})
+}
+
+// move stores the change in its next state, with what edit says and what also
+// writes, in one transaction.
+func (u *Updater) move(to State, edit func(*Change), also ...func(*store.Tx) error) error {
+	next := u.change.clone()
+	if !allowed(next.State, to) {
+		return internalError(next, to)
+	}
+	if next.State != Undoing {
+		// What began the way back stays the reason of its end.
+		next.Code, next.Error = "", ""
+	}
+	next.State, next.Reason = to, ""
+	if edit != nil {
+		edit(&next)
+	}
+	next.step(u.cfg.Now())
+	if remembered(next) {
+		also = append(also, func(tx *store.Tx) error { return rememberBad(tx, next) })
+	}
+	if err := u.save(next, also...); err != nil {
+		return err
+	}
+	u.cfg.Log.Info("change moved", "change", next.ID, "state", string(next.State), "reason", next.Reason, "error", next.Error)
+	return nil
+}
+
+// errInternal marks our own bugs: Run ends with them.
+var errInternal = errors.New("internal error")
+
+func internalError(c Change, to State) error {
+	return fmt.Errorf("%w: change %d: no transition from %q to %q", errInternal, c.ID, c.State, to)
+}
+
+// remembered says that the want of an ended change is not to be tried again.
+func remembered(c Change) bool {
+	switch c.State {
+	case Undone, Failed, Cancelled, Refused:
+		return c.Want.Counter != 0
+	}
+	return false
+}
+
+func rememberBad(tx *store.Tx, c Change) error {
+	// Trimmed first: the keys are digests, and the newest record must not be the one that goes.
+	if err := badTable().Trim(tx, keepBad-1); err != nil {
+		return err
+	}
+	return badTable().Put(tx, c.Want.Digest(), bad{Counter: c.Want.Counter, Change: c.ID})
+}
+
+// save stores the change as it is and shows it to readers.
+func (u *Updater) save(next Change, also ...func(*store.Tx) error) error {
+	point := fmt.Sprintf("store %s %d", next.State, len(next.History))
+	for _, t := range next.Tasks {
+		if t.State == Doing || t.State == Reverse {
+			point = fmt.Sprintf("store %s %s %s", next.State, t.State, t.label())
+		}
+	}
+	if err := u.fault("before " + point); err != nil {
+		return err
+	}
+	err := u.cfg.DB.Update(func(tx *store.Tx) error {
+		err := changeTable().Put(tx, store.Key(next.ID), next)
+		for _, write := range also {
+			err = errors.Join(err, write(tx))
+		}
+		return errors.Join(err, u.cfg.Report(tx, next))
+	})
+	if err != nil {
+		return err
+	}
+	if err := u.fault("after " + point); err != nil {
+		return err
+	}
+	u.publish(next)
+	return nil
+}
+
+// publish makes a stored change the loop's and the readers'.
+func (u *Updater) publish(next Change) {
+	u.disarm()
+	u.change = &next
+	if next.State.Ended() {
+		u.change, u.collectDue = nil, true
+	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.active = next
+	close(u.changed)
+	u.changed = make(chan struct{})
+}
+
+// setRunning stores what runs, as part of a move.
+func (u *Updater) setRunning(r Running) func(*store.Tx) error {
+	return func(tx *store.Tx) error { return runningTable().Put(tx, runningKey, r) }
+}
+
+func (u *Updater) showRunning(r Running) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.running = r
+}
+
+// create stores a new change in its first state, with what also writes about
+// it, and makes it the loop's unless it has ended already.
+func (u *Updater) create(c Change, also ...func(tx *store.Tx, id uint64) error) (uint64, error) {
+	now := u.cfg.Now()
+	c.Created = now
+	c.step(now)
+	if err := u.fault("before store " + string(c.State)); err != nil {
+		return 0, err
+	}
+	err := u.cfg.DB.Update(func(tx *store.Tx) error {
+		var err error
+		if c.ID, err = changeTable().Append(tx, c); err != nil {
+			return err
+		}
+		// Once more, now that it knows its number.
+		err = errors.Join(changeTable().Put(tx, store.Key(c.ID), c), pruneChanges(tx), u.cfg.Report(tx, c))
+		for _, write := range also {
+			err = errors.Join(err, write(tx, c.ID))
+		}
+		return err
+	})
+	if err != nil {
+		return 0, err
+	}
+	if err := u.fault("after store " + string(c.State)); err != nil {
+		return 0, err
+	}
+	u.cfg.Log.Info("change created", "change", c.ID, "state", string(c.State), "summary", c.Summary, "error", c.Error)
+	if c.State.Ended() {
+		u.announce()
+		return c.ID, nil
+	}
+	u.publish(c)
+	return c.ID, nil
+}
+
+// pruneChanges bounds the history. Refused offers have a bound of their own:
+// whoever can send offers must not be able to push out what the box did.
+func pruneChanges(tx *store.Tx) error {
+	refused, others := 0, 0
+	var old []string
+	err := changeTable().Back(tx, func(key string, c Change) error {
+		n, keep := &others, keepChanges
+		if c.State == Refused {
+			n, keep = &refused, keepRefused
+		}
+		if *n++; *n > keep {
+			old = append(old, key)
+		}
+		return nil
+	})
+	for _, key := range old {
+		err = errors.Join(err, changeTable().Delete(tx, key))
+	}
+	return err
+}
+
+func (u *Updater) announce() {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	close(u.changed)
+	u.changed = make(chan struct{})
+}
+
+// refuse records a refused offer; the same offer again only raises a count.
+func (u *Updater) refuse(r *trust.Refusal) (uint64, error) {
+	key := refusalKey(r)
+	var id uint64
+	err := u.cfg.DB.Update(func(tx *store.Tx) error {
+		known, found, err := refusedTable().Get(tx, key)
+		if err != nil || !found {
+			return err
+		}
+		c, found, err := changeTable().Get(tx, store.Key(known))
+		if err != nil || !found {
+			return err
+		}
+		id = known
+		c.Seen++
+		c.Updated = u.cfg.Now()
+		return changeTable().Put(tx, store.Key(known), c)
+	})
+	if err != nil || id != 0 {
+		return id, err
+	}
+	c := Change{State: Refused, Summary: r.Subject, Code: string(r.Code), Error: r.Error(), Seen: 1}
+	return u.create(c, func(tx *store.Tx, id uint64) error {
+		return errors.Join(refusedTable().Trim(tx, keepRefused-1), refusedTable().Put(tx, key, id))
+	})
+}
+
+// refusalKey names an offer: what the source offered when that is known, else what was wrong with it.
+func refusalKey(r *trust.Refusal) string {
+	what := r.Offer
+	if what == "" {
+		what = r.Subject + "\x00" + r.Error()
+	}
+	sum := sha256.Sum256([]byte(string(r.Code) + "\x00" + what))
+	return hex.EncodeToString(sum[:])
+}
+
+// isBad says that this want was tried and ended badly.
+func (u *Updater) isBad(want release.Want) (change uint64, isBad bool, err error) {
+	err = u.cfg.DB.View(func(tx *store.Tx) error {
+		b, found, err := badTable().Get(tx, want.Digest())
+		change, isBad = b.Change, found && want.Counter <= b.Counter
+		return err
+	})
+	return change, isBad, err
+}

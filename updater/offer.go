@@ -1,0 +1,262 @@
+package updater
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"reflect"
+	"time"
+
+	"github.com/bothy-edge/bothy/updater/release"
+	"github.com/bothy-edge/bothy/updater/trust"
+)
+
+// offers is the loop's side of looking for a new want.
+type offers struct {
+	queued    []ask
+	current   *ask
+	refreshed chan refreshed // capacity 1: there is one look at a time
+	timer     *time.Timer
+	tries     int
+	// heard: a want was verified since the start.
+	heard bool
+}
+
+type refreshed struct {
+	want release.Want
+	err  error
+}
+
+// queue adds a look for a new want; looks that nobody waits for are one.
+func (o *offers) queue(a ask) {
+	for _, have := range o.queued {
+		if have.reply == nil && a.reply == nil {
+			return
+		}
+	}
+	o.queued = append(o.queued, a)
+}
+
+func (o *offers) after(d time.Duration) {
+	o.stop()
+	o.timer = time.NewTimer(d)
+}
+
+func (o *offers) stop() {
+	if o.timer != nil {
+		o.timer.Stop()
+	}
+	o.timer = nil
+}
+
+// startRefresh begins the next look that is queued.
+func (u *Updater) startRefresh(ctx context.Context) {
+	if u.offers.current != nil || len(u.offers.queued) == 0 {
+		return
+	}
+	a := u.offers.queued[0]
+	u.offers.queued = u.offers.queued[1:]
+	u.offers.current = &a
+	source := u.cfg.Trust
+	if a.trust != nil {
+		source = a.trust
+	}
+	u.goroutine.Go(func() {
+		want, err := source.Refresh(ctx)
+		u.offers.refreshed <- refreshed{want, err}
+	})
+}
+
+// settleOffer takes the answer to a look: a want, a refusal to record, or an
+// error that is tried again.
+func (u *Updater) settleOffer(r refreshed) error {
+	a := *u.offers.current
+	u.offers.current = nil
+	var id uint64
+	var stored error
+	refusal, refused := errors.AsType[*trust.Refusal](r.err)
+	switch {
+	case r.err == nil:
+		u.offers.heard, u.offers.tries = true, 0
+		u.offers.after(u.cfg.Every - time.Duration(u.cfg.Jitter()*float64(u.cfg.Every)/10))
+		u.fetcherFor = a.fetcher
+		id, stored = u.consider(r.want)
+		u.fetcherFor = nil
+	case refused:
+		u.offers.tries = 0
+		u.offers.after(u.cfg.Every)
+		id, stored = u.refuse(refusal)
+	default:
+		u.cfg.Log.Warn("cannot look for a new want", "error", r.err)
+		u.offers.tries++
+		u.offers.after(u.backoff(u.offers.tries))
+	}
+	if stored != nil {
+		u.offers.tries++
+		u.offers.after(u.backoff(u.offers.tries))
+	}
+	a.answer(id, errors.Join(r.err, stored))
+	return stored
+}
+
+// consider makes a change of a verified want that is neither running, nor on
+// its way, nor known to end badly. It answers the change that carries the want.
+func (u *Updater) consider(want release.Want) (uint64, error) {
+	u.pending = nil
+	if c := u.change; c != nil {
+		switch {
+		case c.Want.Digest() == want.Digest() && c.Want.Counter == want.Counter:
+			return c.ID, u.fetchElsewhere()
+		case !c.State.givesWay():
+			u.pending = &want
+			return c.ID, nil
+		}
+	}
+	if u.runs(want) {
+		return u.running.Change, errors.Join(u.giveWay(), u.confirm(want))
+	}
+	change, isBad, err := u.isBad(want)
+	if err != nil {
+		return 0, err
+	}
+	if isBad {
+		u.cfg.Log.Info("want ended badly before, not tried again", "change", change, "counter", want.Counter)
+		return change, u.giveWay()
+	}
+	if err := u.giveWay(); err != nil {
+		return 0, err
+	}
+	u.fetcher = u.cfg.Fetcher
+	if u.fetcherFor != nil {
+		u.fetcher = u.fetcherFor
+	}
+	u.tries = 0
+	return u.create(Change{State: Planned, Summary: want.String(), Want: want})
+}
+
+// runs says that nothing is to do for a want: it runs, its files lie here, and
+// no narrowing waits for a newer order to end it.
+func (u *Updater) runs(want release.Want) bool {
+	if u.running.Want.Digest() != want.Digest() {
+		return false
+	}
+	if len(u.running.Narrowing) > 0 && want.Counter > u.running.Want.Counter {
+		return false
+	}
+	for _, f := range filesOf(want) {
+		if _, ok := u.cfg.Fetcher.Have(f); !ok {
+			return false
+		}
+	}
+	return true
+}
+
+// confirm stores the newer numbers of a want that runs already.
+func (u *Updater) confirm(want release.Want) error {
+	r := u.running
+	if reflect.DeepEqual(r.Want, want) {
+		return nil
+	}
+	r.Want = want
+	if err := u.cfg.DB.Update(u.setRunning(r)); err != nil {
+		return err
+	}
+	u.showRunning(r)
+	return nil
+}
+
+// fetchElsewhere lets the change that carries a want go on from the place that
+// an import of the same want named.
+func (u *Updater) fetchElsewhere() error {
+	if u.fetcherFor == nil || (u.change.State != Fetching && u.change.State != Paused) {
+		return nil
+	}
+	u.fetcher = u.fetcherFor
+	u.dropWork()
+	if u.change.State == Fetching {
+		if err := u.pause(reasonSource, nil); err != nil {
+			return err
+		}
+	}
+	return u.move(Preflight, nil)
+}
+
+// giveWay ends the change that a newer want replaces.
+func (u *Updater) giveWay() error {
+	if u.change == nil {
+		return nil
+	}
+	u.dropWork()
+	return u.move(Superseded, func(c *Change) { c.Error = "a newer want came" })
+}
+
+// dropWork stops the act under way and forgets how it ends.
+func (u *Updater) dropWork() {
+	u.held = nil
+	if u.worker != nil {
+		u.worker.dropped = true
+		u.worker.cancel()
+	}
+}
+
+// askKind says what an ask is for.
+type askKind string
+
+const (
+	askCheck  askKind = "check"
+	askCancel askKind = "cancel"
+	askPause  askKind = "pause"
+	askResume askKind = "resume"
+)
+
+// ask is one order to the loop. trust and fetcher stand in for the configured ones in an import.
+type ask struct {
+	kind    askKind
+	change  uint64
+	trust   Trust
+	fetcher Fetcher
+	reply   chan answer // capacity 1: the loop never waits for who asked
+}
+
+type answer struct {
+	change uint64
+	err    error
+}
+
+func (a ask) answer(change uint64, err error) {
+	if a.reply != nil {
+		a.reply <- answer{change, err}
+	}
+}
+
+// obey carries out an order.
+func (u *Updater) obey(a ask) error {
+	if a.kind == askCheck {
+		u.offers.queue(a)
+		return nil
+	}
+	err := u.order(a)
+	a.answer(a.change, err)
+	if fatal(err) {
+		return err
+	}
+	return nil
+}
+
+func (u *Updater) order(a ask) error {
+	c := u.change
+	if c == nil || c.ID != a.change {
+		return fmt.Errorf("cannot %s change %d: it is not under way", a.kind, a.change)
+	}
+	switch {
+	case a.kind == askCancel && c.State.givesWay():
+		u.dropWork()
+		return u.move(Cancelled, nil)
+	case a.kind == askPause && (c.State == Preflight || c.State == Fetching || c.State == Paused):
+		u.dropWork()
+		return u.pause(reasonOperator, nil)
+	case a.kind == askResume && c.State == Paused:
+		return u.move(Preflight, nil)
+	}
+	return fmt.Errorf("cannot %s change %d: it is %s; wait for its end", a.kind, a.change, c.State)
+}

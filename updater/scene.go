@@ -1,0 +1,179 @@
+package updater
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/bothy-edge/bothy/updater/content"
+	"github.com/bothy-edge/bothy/updater/release"
+)
+
+// maxPolicy bounds a policy document in bytes.
+const maxPolicy = 4 << 20
+
+// scene is what an act sees of the loop's state, as of its start: acts run
+// beside the loop and must not look at what it may change meanwhile.
+type scene struct {
+	cfg     Config
+	want    release.Want // of the change; empty when there is none
+	state   State
+	running Running
+	fetcher Fetcher
+	show    func(before, total int64, p content.Progress)
+}
+
+func (u *Updater) scene() scene {
+	s := scene{cfg: u.cfg, running: u.running, fetcher: u.fetcher, show: u.showProgress}
+	if u.change != nil {
+		s.want, s.state = u.change.Want, u.change.State
+	}
+	return s
+}
+
+// effective is what serves in this state: the want of a change on watch, else what runs.
+func (s scene) effective() release.Want {
+	if s.state == Watch {
+		return s.want
+	}
+	return s.running.Want
+}
+
+// inForce are the policies of this state.
+func (s scene) inForce() []*release.Document {
+	switch s.state {
+	case Switching:
+		return s.narrowed()
+	case Watch:
+		return []*release.Document{s.want.Policy}
+	}
+	return s.standing()
+}
+
+// narrowed are the policies in force while a change switches: its own, and all that held before.
+func (s scene) narrowed() []*release.Document {
+	return append([]*release.Document{s.want.Policy}, s.standing()...)
+}
+
+// standing are the policies in force without a change: what runs, narrowed by what was undone.
+func (s scene) standing() []*release.Document {
+	docs := []*release.Document{s.running.Want.Policy}
+	for i := range s.running.Narrowing {
+		d := &s.running.Narrowing[i]
+		if d.Name == "" {
+			d = nil
+		}
+		docs = append(docs, d)
+	}
+	return docs
+}
+
+// activate puts policies in force. One that cannot be read counts as the
+// built-in one: what is not known allows nothing but this box.
+func (s scene) activate(docs []*release.Document) error {
+	var policies []Policy
+	var missing error
+	for _, doc := range docs {
+		p, err := s.policy(doc)
+		if err != nil {
+			missing = errors.Join(missing, err)
+			p = Policy{Name: doc.Name, Version: doc.Version, LocalOnly: true}
+		}
+		policies = append(policies, p)
+	}
+	return errors.Join(s.cfg.Policies.Activate(policies), missing)
+}
+
+// policy reads the document of a policy release; nil is the built-in policy.
+func (s scene) policy(doc *release.Document) (Policy, error) {
+	if doc == nil {
+		return Policy{Name: "built-in"}, nil
+	}
+	path, ok := s.fetcher.Have(doc.Primary())
+	if !ok {
+		return Policy{}, fmt.Errorf("cannot find the file of policy %s on this box", doc.ID())
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return Policy{}, fmt.Errorf("cannot read policy %s: %w", doc.ID(), err)
+	}
+	defer f.Close()
+	body, err := io.ReadAll(io.LimitReader(f, maxPolicy+1))
+	if err != nil {
+		return Policy{}, fmt.Errorf("cannot read policy %s: %w", doc.ID(), err)
+	}
+	if len(body) > maxPolicy {
+		return Policy{}, fmt.Errorf("cannot read policy %s: more than %d bytes", doc.ID(), maxPolicy)
+	}
+	return Policy{Name: doc.Name, Version: doc.Version, Document: body, LocalOnly: s.cfg.BelowMark(*doc)}, nil
+}
+
+// paths answers where a release's files lie, in their order.
+func (s scene) paths(doc release.Document) ([]string, error) {
+	var paths []string
+	for _, f := range doc.Files {
+		path, ok := s.fetcher.Have(f)
+		if !ok {
+			return nil, fmt.Errorf("cannot find %s of release %s (sha256:%.12s) on this box", f.Path, doc.ID(), f.SHA256)
+		}
+		paths = append(paths, path)
+	}
+	return paths, nil
+}
+
+// restoreModel makes alias served as want says; an alias it does not name ends.
+func (s scene) restoreModel(ctx context.Context, alias string, want release.Want) error {
+	doc, ok := want.Models[alias]
+	if !ok {
+		return s.cfg.Engines.Restore(ctx, alias, nil, nil)
+	}
+	files, err := s.paths(doc)
+	if err != nil {
+		return err
+	}
+	return s.cfg.Engines.Restore(ctx, alias, &doc, files)
+}
+
+func (s scene) doPrepare(ctx context.Context, t Task) (uint64, error) {
+	doc := s.want.Models[t.Alias]
+	files, err := s.paths(doc)
+	if err != nil {
+		return 0, err
+	}
+	return s.cfg.Engines.Prepare(ctx, t.Alias, doc, files)
+}
+
+func (s scene) undoPrepare(ctx context.Context, t Task) error {
+	if t.Generation == 0 {
+		return nil
+	}
+	return s.cfg.Engines.Discard(ctx, t.Generation)
+}
+
+func (s scene) doProbe(ctx context.Context, t Task) (uint64, error) {
+	return 0, s.cfg.Engines.Probe(ctx, t.Generation, s.want.Models[t.Alias].Accept)
+}
+
+func (s scene) undoNothing(context.Context, Task) error { return nil }
+
+func (s scene) doNarrow(context.Context, Task) (uint64, error) { return 0, s.activate(s.narrowed()) }
+
+func (s scene) doActivate(context.Context, Task) (uint64, error) {
+	return 0, s.activate([]*release.Document{s.want.Policy})
+}
+
+func (s scene) undoPolicy(context.Context, Task) error { return s.activate(s.standing()) }
+
+func (s scene) doSwitch(ctx context.Context, t Task) (uint64, error) {
+	return 0, s.cfg.Engines.Switch(ctx, t.Alias, t.Generation)
+}
+
+func (s scene) doRemove(ctx context.Context, t Task) (uint64, error) {
+	return 0, s.cfg.Engines.Restore(ctx, t.Alias, nil, nil)
+}
+
+func (s scene) undoModel(ctx context.Context, t Task) error {
+	return s.restoreModel(ctx, t.Alias, s.running.Want)
+}
