@@ -1,0 +1,215 @@
+package gateway
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+
+	"github.com/bothy-edge/bothy/agent/policy/detect"
+)
+
+// body is a request's body and what was found in it. It satisfies router.Body.
+type body struct {
+	raw       []byte
+	model     string
+	stream    bool
+	output    int  // most tokens that the request asks for; 0: it does not say
+	opaque    bool // holds content that no detector can read
+	ambiguous bool // some object has a key twice, so two readers may see two requests
+	kinds     []detect.Kind
+}
+
+// badRequest is a body that cannot be served; param names the field, "" for the whole.
+type badRequest struct{ message, param string }
+
+func (e *badRequest) Error() string { return e.message }
+
+// parse scans the body and reads the fields that are acted on. The error is a *badRequest.
+func parse(raw []byte) (*body, error) {
+	if len(bytes.TrimSpace(raw)) == 0 {
+		return nil, &badRequest{"the request has no body; send a JSON object", ""}
+	}
+	found, dup, err := detect.JSON(raw)
+	if errors.Is(err, detect.ErrTooDeep) {
+		return nil, &badRequest{fmt.Sprintf("the body nests deeper than %d levels", detect.MaxDepth), ""}
+	}
+	if err != nil {
+		return nil, &badRequest{"the body is not valid JSON: " + err.Error(), ""}
+	}
+	b := &body{raw: raw, ambiguous: dup, kinds: detect.Kinds(found)}
+	c := cursor{b: raw}
+	if c.space(); c.b[c.i] != '{' {
+		return nil, &badRequest{"the body must be a JSON object", ""}
+	}
+	if err := b.fields(&c); err != nil {
+		return nil, err
+	}
+	if b.model == "" {
+		return nil, &badRequest{"the request names no model", "model"}
+	}
+	return b, nil
+}
+
+// fields walks the members of the body's object.
+func (b *body) fields(c *cursor) error {
+	var failed error
+	c.members(func(key string, value []byte) {
+		switch key {
+		case "model":
+			failed = errors.Join(failed, into(value, &b.model, key, "a string"))
+		case "stream":
+			failed = errors.Join(failed, into(value, &b.stream, key, "true or false"))
+		case "max_tokens", "max_completion_tokens":
+			var n int
+			failed = errors.Join(failed, into(value, &n, key, "a whole number"))
+			b.output = max(b.output, n)
+		case "tools", "functions", "response_format":
+			// Schemas: their keys are names that somebody chose, their text is scanned like all other.
+		case "prompt", "input":
+			b.opaque = b.opaque || opaqueValue(value, true)
+		default:
+			b.opaque = b.opaque || opaqueKey(key, value) || opaqueValue(value, false)
+		}
+	})
+	var bad *badRequest
+	if errors.As(failed, &bad) {
+		return bad
+	}
+	return nil
+}
+
+func into(value []byte, to any, key, want string) error {
+	if string(value) == "null" {
+		return nil
+	}
+	if json.Unmarshal(value, to) != nil {
+		return &badRequest{fmt.Sprintf("the field %q must be %s", key, want), key}
+	}
+	return nil
+}
+
+// opaqueKeys name content that is not text here: media, files, and ids of what is stored elsewhere.
+var opaqueKeys = map[string]bool{
+	"image_url": true, "image": true, "input_image": true, "input_audio": true, "audio": true, "video": true, "video_url": true,
+	"file": true, "file_id": true, "file_url": true, "file_data": true, "input_file": true, "attachments": true,
+	"previous_response_id": true, "conversation": true,
+}
+
+func opaqueKey(key string, value []byte) bool {
+	return opaqueKeys[key] && string(value) != "null"
+}
+
+// opaqueValue looks for opaque keys anywhere in value; with numbers, any number in
+// an array counts too, because it is a token id.
+func opaqueValue(value []byte, numbers bool) bool {
+	switch value[0] {
+	case '{':
+		opaque := false
+		(&cursor{b: value}).members(func(key string, v []byte) {
+			opaque = opaque || opaqueKey(key, v) || opaqueValue(v, numbers)
+		})
+		return opaque
+	case '[':
+		opaque := false
+		(&cursor{b: value}).elements(func(v []byte) {
+			opaque = opaque || numbers && (v[0] == '-' || v[0] >= '0' && v[0] <= '9') || opaqueValue(v, numbers)
+		})
+		return opaque
+	}
+	return false
+}
+
+// Local gives the body as it came, or with a lower bound on the answer.
+func (b *body) Local(maxTokens int) ([]byte, error) {
+	if maxTokens <= 0 || b.output > 0 && b.output <= maxTokens {
+		return b.raw, nil
+	}
+	return b.encode(b.model, maxTokens), nil
+}
+
+// errAmbiguous keeps a body here that two readers may understand differently.
+var errAmbiguous = errors.New("an object in it has the same key twice")
+
+// Cloud encodes the body anew and scans the result.
+func (b *body) Cloud(model string, maxTokens int) ([]byte, []detect.Kind, error) {
+	if b.ambiguous {
+		return nil, nil, errAmbiguous
+	}
+	out := b.encode(model, maxTokens)
+	found, dup, err := detect.JSON(out)
+	if err != nil {
+		return nil, nil, fmt.Errorf("internal error: it does not survive encoding: %w", err)
+	}
+	if dup {
+		return nil, nil, errAmbiguous
+	}
+	return out, detect.Kinds(found), nil
+}
+
+// encode writes the body again: every string from its decoded form, numbers as they
+// are, no spaces, in the same order. model and the token bound are replaced.
+func (b *body) encode(model string, maxTokens int) []byte {
+	out := make([]byte, 0, len(b.raw)+64)
+	out = append(out, '{')
+	bounded := false
+	(&cursor{b: b.raw}).members(func(key string, value []byte) {
+		if len(out) > 1 {
+			out = append(out, ',')
+		}
+		out = append(appendString(out, key), ':')
+		switch {
+		case key == "model":
+			out = appendString(out, model)
+		case maxTokens > 0 && (key == "max_tokens" || key == "max_completion_tokens"):
+			bounded = true
+			out = strconv.AppendInt(out, int64(bound(value, maxTokens)), 10)
+		default:
+			out = appendValue(out, value)
+		}
+	})
+	if maxTokens > 0 && !bounded {
+		out = append(out, `,"max_tokens":`...)
+		out = strconv.AppendInt(out, int64(maxTokens), 10)
+	}
+	return append(out, '}')
+}
+
+func bound(value []byte, limit int) int {
+	var n int
+	if json.Unmarshal(value, &n) != nil || n <= 0 {
+		return limit
+	}
+	return min(n, limit)
+}
+
+func appendValue(out, value []byte) []byte {
+	switch value[0] {
+	case '{':
+		out = append(out, '{')
+		first := true
+		(&cursor{b: value}).members(func(key string, v []byte) {
+			if !first {
+				out = append(out, ',')
+			}
+			first = false
+			out = appendValue(append(appendString(out, key), ':'), v)
+		})
+		return append(out, '}')
+	case '[':
+		out = append(out, '[')
+		first := true
+		(&cursor{b: value}).elements(func(v []byte) {
+			if !first {
+				out = append(out, ',')
+			}
+			first = false
+			out = appendValue(out, v)
+		})
+		return append(out, ']')
+	case '"':
+		return appendString(out, decodeString(value))
+	}
+	return append(out, value...)
+}
