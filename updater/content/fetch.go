@@ -284,7 +284,11 @@ func (r *fetch) missing() []Block {
 func (r *fetch) fill(ctx context.Context) error {
 	r.say(StateFetching)
 	w := r.startWriter()
-	defer w.stop()
+	err := r.askAll(ctx, w)
+	return errors.Join(err, w.stop())
+}
+
+func (r *fetch) askAll(ctx context.Context, w *writer) error {
 	var all error
 	for _, src := range append([]Source{disk{r.store}}, r.sources...) {
 		if len(r.missing()) == 0 {
@@ -302,16 +306,12 @@ func (r *fetch) fill(ctx context.Context) error {
 		}
 	}
 	if n := len(r.missing()); n > 0 {
-		return fmt.Errorf("%d blocks are missing: %w", n, cmpErr(all, ErrNotFound))
+		if all == nil {
+			all = ErrNotFound
+		}
+		return fmt.Errorf("%d blocks are missing: %w", n, all)
 	}
-	return w.sync()
-}
-
-func cmpErr(err, otherwise error) error {
-	if err != nil {
-		return err
-	}
-	return otherwise
+	return nil
 }
 
 // drain asks one source until it has given all it can or too much that is wrong.

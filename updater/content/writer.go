@@ -50,14 +50,12 @@ func (r *fetch) startWriter() *writer {
 	return w
 }
 
-// stop ends both goroutines; what was delivered is written and marked first.
-func (w *writer) stop() {
+// stop ends both goroutines and makes durable what was delivered.
+func (w *writer) stop() error {
 	close(w.items)
 	close(w.quit)
 	w.group.Wait()
-	if err := w.sync(); err != nil {
-		w.fail(err)
-	}
+	return w.sync()
 }
 
 func (w *writer) begin(source string) {
