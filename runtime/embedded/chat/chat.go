@@ -41,6 +41,7 @@ type Template struct {
 	parsed   *exec.Template
 	mu       sync.Mutex // gonja's parsed tree holds macros that a rendering binds
 	steps    int        // numbers range() may still give out; guarded by mu
+	depth    int        // macros being rendered inside each other; guarded by mu
 	raised   string     // what raise_exception said, which the library's errors lose; guarded by mu
 	refused  bool       // raise_exception was called; guarded by mu
 	form     form       // found out by trial in New
@@ -143,7 +144,7 @@ func (t *Template) run(vars map[string]any) (text string, err error) {
 			text, err = "", fmt.Errorf("cannot render the chat template: %v", p)
 		}
 	}()
-	t.steps, t.refused = maxSteps, false
+	t.steps, t.depth, t.refused = maxSteps, 0, false
 	var out bounded
 	if err := t.parsed.Execute(&out, exec.NewContext(vars)); err != nil {
 		if t.refused {

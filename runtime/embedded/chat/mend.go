@@ -8,6 +8,7 @@ import (
 	"unicode"
 
 	"github.com/nikolalohinski/gonja/v2/builtins"
+	controlStructures "github.com/nikolalohinski/gonja/v2/builtins/control_structures"
 	"github.com/nikolalohinski/gonja/v2/exec"
 	"github.com/nikolalohinski/gonja/v2/nodes"
 	"github.com/nikolalohinski/gonja/v2/parser"
@@ -30,6 +31,7 @@ func (t *Template) environment() (*exec.Environment, error) {
 		}
 	}
 	controls["set"] = setParser(controls["set"])
+	controls["for"] = refuseRecursive(controls["for"])
 	err := errors.Join(
 		filters.Replace("tojson", toJSON),
 		filters.Replace("items", itemsFilter),
@@ -49,7 +51,9 @@ func (t *Template) environment() (*exec.Environment, error) {
 // functions are the globals that Transformers gives to templates.
 func (t *Template) functions() *exec.Context {
 	return exec.NewContext(map[string]any{
-		"range": t.numbers,
+		"range":    t.numbers,
+		enterMacro: t.enter,
+		leaveMacro: t.leave,
 		"raise_exception": func(_ *exec.Evaluator, p *exec.VarArgs) (*exec.Value, error) {
 			t.raised, t.refused = p.First().String(), true
 			return nil, errors.New(t.raised)
@@ -58,6 +62,30 @@ func (t *Template) functions() *exec.Context {
 			return strftime(t.Now(), p.First().String()), nil
 		},
 	})
+}
+
+func (t *Template) enter(_ *exec.Evaluator, _ *exec.VarArgs) (string, error) {
+	if t.depth++; t.depth > maxDepth {
+		return "", fmt.Errorf("macros are nested deeper than %d", maxDepth)
+	}
+	return "", nil
+}
+
+func (t *Template) leave(_ *exec.Evaluator, _ *exec.VarArgs) (string, error) {
+	t.depth--
+	return "", nil
+}
+
+// refuseRecursive refuses loops that call themselves: no chat template is known
+// to, and one without end would exhaust the stack.
+func refuseRecursive(plain parser.ControlStructureParser) parser.ControlStructureParser {
+	return func(p, args *parser.Parser) (nodes.ControlStructure, error) {
+		cs, err := plain(p, args)
+		if loop, ok := cs.(*controlStructures.ForControlStructure); ok && loop.Recursive {
+			return nil, errors.New("recursive loops are not supported")
+		}
+		return cs, err
+	}
 }
 
 // numbers is range(). The library's feeds a channel from a goroutine that stays

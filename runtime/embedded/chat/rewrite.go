@@ -2,6 +2,14 @@ package chat
 
 import "strings"
 
+// The calls that count the depth of macros.
+const (
+	enterMacro = "bothy_enter_macro"
+	leaveMacro = "bothy_leave_macro"
+	enterCall  = " " + enterMacro + "() "
+	leaveCall  = " " + leaveMacro + "() "
+)
+
 // rewrite replaces inline conditions, which the library parses only at the top
 // of {{ }} and {% set %}, by an expression that it parses anywhere:
 //
@@ -27,11 +35,9 @@ func rewrite(source string) string {
 		}
 		tag, rest := cutTag(source, end)
 		if end != "#}" {
-			out.WriteString(tag[:2])
 			toks := scan(tag[2:], end)
-			out.WriteString(strings.TrimPrefix(rewriteTag(toks, end), "+"))
-			out.WriteString(strings.TrimPrefix(tag[2:], strings.Join(toks, "")))
-			if isRaw(toks) {
+			writeTag(&out, tag, toks, end)
+			if word, _ := nextWord(toks, 0); word == "raw" {
 				raw, after := cutRaw(rest)
 				out.WriteString(strings.TrimPrefix(raw, "\n"))
 				rest = after
@@ -107,9 +113,28 @@ func trimLine(text string, lineStart bool) string {
 	return text
 }
 
-func isRaw(toks []string) bool {
-	first, _ := nextWord(toks, 0)
-	return first == "raw"
+// writeTag writes one tag. A macro's body is put between calls that count how
+// deep macros are nested, because one that calls itself for ever would exhaust
+// the stack, which cannot be recovered. The calls carry the tags' trim marks on.
+func writeTag(out *strings.Builder, tag string, toks []string, end string) {
+	word, _ := nextWord(toks, 0)
+	if end == "%}" && word == "endmacro" {
+		if strings.HasPrefix(tag, "{%-") {
+			out.WriteString("{{-" + leaveCall + "}}")
+		} else {
+			out.WriteString("{{" + leaveCall + "}}")
+		}
+	}
+	out.WriteString(tag[:2])
+	out.WriteString(strings.TrimPrefix(rewriteTag(toks, end), "+"))
+	out.WriteString(strings.TrimPrefix(tag[2:], strings.Join(toks, "")))
+	if end == "%}" && word == "macro" {
+		if strings.HasSuffix(tag, "-%}") {
+			out.WriteString("{{" + enterCall + "-}}")
+		} else {
+			out.WriteString("{{" + enterCall + "}}")
+		}
+	}
 }
 
 // nextWord is the first token from i on that is not white space or a trim mark.

@@ -31,6 +31,7 @@ type loop struct {
 	tokens  *token.Tokenizer
 	context int // tokens a sequence may hold
 	metrics *metrics
+	now     func() time.Time
 
 	// Requests that have no slot yet, first come first served. Its capacity is the queue's bound.
 	waiting chan *job
@@ -49,8 +50,8 @@ type planned struct {
 	logits bool
 }
 
-func newLoop(m forwarder, tokens *token.Tokenizer, slots, context, queue int, met *metrics) *loop {
-	l := &loop{model: m, tokens: tokens, context: context, metrics: met, waiting: make(chan *job, queue)}
+func newLoop(m forwarder, tokens *token.Tokenizer, slots, context, queue int, met *metrics, now func() time.Time) *loop {
+	l := &loop{model: m, tokens: tokens, context: context, metrics: met, now: now, waiting: make(chan *job, queue)}
 	for i := range slots {
 		l.slots = append(l.slots, &slot{seq: i})
 	}
@@ -80,9 +81,9 @@ func (l *loop) run(ctx context.Context) error {
 		if len(l.plan) == 0 {
 			continue // everyone hung up
 		}
-		begun := time.Now()
+		begun := l.now()
 		logits, err := l.model.Forward(ctx, l.in)
-		l.metrics.step.Observe(time.Since(begun).Seconds())
+		l.metrics.step.Observe(l.now().Sub(begun).Seconds())
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/bothy-edge/bothy/internal/parts"
 	"github.com/bothy-edge/bothy/runtime/embedded/gguf"
@@ -112,7 +113,7 @@ func ids(tb testing.TB, text string) []int32 {
 
 func runLoop(t *testing.T, m *scripted, slots, contextLen, queue int) (*loop, context.CancelFunc, chan error) {
 	t.Helper()
-	l := newLoop(m, moteTokens(t), slots, contextLen, queue, newMetrics(slots))
+	l := newLoop(m, moteTokens(t), slots, contextLen, queue, newMetrics(slots), time.Now)
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- l.run(ctx) }()

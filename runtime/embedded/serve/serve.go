@@ -205,6 +205,6 @@ func (s *Server) load(f *gguf.File) (*engine, *model.Model, error) {
 	for _, t := range f.Tensors {
 		e.size += int64(len(t.Data))
 	}
-	e.loop = newLoop(m, tokens, about.Sequences, about.Context, s.config.Queue, s.metrics)
+	e.loop = newLoop(m, tokens, about.Sequences, about.Context, s.config.Queue, s.metrics, s.config.Now)
 	return e, m, nil
 }
