@@ -26,6 +26,7 @@ type Config struct {
 	Trained      int // the context the model was trained for
 	Context      int // tokens a sequence may hold here
 	Sequences    int
+	Threads      int    // that compute
 	Kernel       string // the level of kernels in use, for logs
 	Parameters   uint64
 	FileType     string // the type most weights have, for example "q4_k"

@@ -27,7 +27,8 @@ func startLlama(tb testing.TB, model string, flags ...string) *llama {
 	tb.Helper()
 	socket := filepath.Join(parts.SocketDir(tb), "l.sock")
 	l := &llama{log: &bytes.Buffer{}}
-	args := append([]string{"-m", model, "--host", socket, "-c", "512", "-np", "1", "-t", "2", "--no-warmup", "--no-webui"}, flags...)
+	// One thread: its threads wait for each other spinning, which on a busy machine takes seconds a token.
+	args := append([]string{"-m", model, "--host", socket, "-c", "512", "-np", "1", "-t", "1", "--no-warmup", "--no-webui"}, flags...)
 	cmd := exec.Command(parts.Llama(tb, "llama-server"), args...)
 	cmd.Stdout, cmd.Stderr = l.log, l.log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}

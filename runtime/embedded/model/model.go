@@ -58,7 +58,7 @@ func Load(f *gguf.File, o Options) (*Model, error) {
 		return nil, err
 	}
 	o = o.filled(c)
-	c.Context, c.Sequences, c.Kernel = o.Context, o.Sequences, string(o.Kernel)
+	c.Context, c.Sequences, c.Threads, c.Kernel = o.Context, o.Sequences, o.Threads, string(o.Kernel)
 	m := &Model{config: c, pool: newPool(o.Threads)}
 	if err := m.load(f, o); err != nil {
 		m.Close()
