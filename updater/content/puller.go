@@ -78,6 +78,9 @@ func (p *puller) run(ctx context.Context) error {
 				return err
 			}
 		case <-timer.C:
+			if len(p.lane.Frames()) > 0 {
+				continue // they came in time, we are late
+			}
 			if err := p.expire(); err != nil {
 				return err
 			}
@@ -148,15 +151,16 @@ func (p *puller) slice(b *building) {
 func (p *puller) ask(ctx context.Context) error {
 	for {
 		var ranges []mqtt.Range
-		bytes, now := 0, p.depot.now()
+		var batch []*slice
+		bytes := 0
 		for len(ranges) < mqtt.MaxRanges && p.airborne < p.win.credit && len(p.flying) < windowFrames {
 			s := p.take()
 			if s == nil {
 				break
 			}
-			s.sent = now
 			s.tries++
 			p.flying[s.offset] = s
+			batch = append(batch, s)
 			p.airborne += s.length
 			bytes += s.length
 			ranges = append(ranges, mqtt.Range{Offset: s.offset, Length: uint32(s.length)})
@@ -168,6 +172,9 @@ func (p *puller) ask(ctx context.Context) error {
 			if err := p.depot.Pace(ctx, bytes); err != nil {
 				return err
 			}
+		}
+		for _, s := range batch {
+			s.sent = p.depot.now()
 		}
 		q := mqtt.Request{Kind: mqtt.KindBlob, Digest: p.digest, Clock: p.lane.Clock(), Ranges: ranges}
 		if err := p.lane.Ask(ctx, q); err != nil {
