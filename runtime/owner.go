@@ -8,6 +8,9 @@ import (
 	"time"
 )
 
+// maxCoolDowns is how far the pause between the tries of a failed alias grows.
+const maxCoolDowns = 10
+
 // owner is the one loop that changes what an alias runs. Methods in this file run inside the loop, except the few
 // at its end, which bring calls and events to it.
 type owner struct {
@@ -27,7 +30,8 @@ type owner struct {
 	draining  *generation // the predecessor, finishing its requests
 	crashes   budget
 	failed    *Failed     // crash budget spent
-	restart   *time.Timer // armed while in back-off
+	failures  int         // how often in a row
+	restart   *time.Timer // armed while in back-off or failed
 	retryAt   time.Time
 	lastErr   error
 	armed     uint64        // number of the restart timer that counts; older ones are void
@@ -105,7 +109,7 @@ func (o *owner) switchTo(gen uint64) error {
 	o.disarm()
 	old := o.current
 	o.current, o.candidate, o.spec = g, nil, &g.spec
-	o.failed, o.lastErr = nil, nil
+	o.failed, o.failures, o.lastErr = nil, 0, nil
 	o.crashes.clear()
 	o.log.Info("switched engine", "generation", gen, "release", g.spec.Release, "before", numberOf(old))
 	if old != nil {
@@ -136,7 +140,8 @@ func (o *owner) discard(gen uint64) (bool, error) {
 // halt ends everything and forgets the spec; it reports whether all is gone.
 func (o *owner) halt() bool {
 	o.disarm()
-	o.spec, o.failed, o.lastErr = nil, nil, nil
+	o.spec, o.failed, o.failures, o.lastErr = nil, nil, 0, nil
+	o.crashes.clear()
 	gone := true
 	for _, g := range o.generations() {
 		o.end(g)
@@ -161,14 +166,8 @@ func (o *owner) lease() (*Lease, error) {
 		return nil, ErrClosed
 	case o.spec == nil:
 		return nil, ErrUnknown
-	case o.failed != nil && o.cfg.Now().Before(o.failed.Until):
-		return nil, o.failed
 	case o.failed != nil:
-		o.log.Info("trying a failed engine again")
-		o.failed = nil
-		o.crashes.clear()
-		o.startCurrent()
-		return nil, nil
+		return nil, o.failed
 	case o.current == nil || o.current.phase != PhaseReady:
 		return nil, nil
 	}
@@ -200,7 +199,7 @@ func (o *owner) drainElapsed(g *generation) {
 func (o *owner) startCurrent() {
 	g, err := o.launch(*o.spec)
 	if err != nil {
-		o.crashed(err, 0)
+		o.crashed(err, nil)
 		return
 	}
 	o.current = g
@@ -254,36 +253,48 @@ func (o *owner) gone(g *generation, err error) {
 		o.current = nil
 	case g == o.current:
 		o.current = nil
-		o.crashed(err, g.number)
+		o.crashed(err, g)
 	}
 }
 
-// crashed counts against the budget and arms the restart, or gives up.
-func (o *owner) crashed(err error, gen uint64) {
-	now := o.cfg.Now()
+// crashed counts against the budget and arms the restart: soon while there is budget, after the cool-down when it is
+// spent. A box that nobody looks after must come back by itself once the cause is gone.
+func (o *owner) crashed(err error, g *generation) {
+	now, gen := o.cfg.Now(), numberOf(g)
 	o.lastErr = err
 	n := o.crashes.add(now)
-	if n >= o.crashes.limit {
-		o.failed = &Failed{Cause: err, Lines: o.ring.tail(gen), Until: now.Add(o.cfg.CoolDown)}
-		o.log.Error("engine failed", "generation", gen, "crashes", n, "error", err)
-		o.notify()
+	answered := g != nil && !g.ready.IsZero()
+	if answered && now.Sub(g.ready) >= o.cfg.CrashWindow {
+		o.failures = 0
+	}
+	// Once failed, an engine that does not even start gets no new budget, however long ago the last try was.
+	if n < o.crashes.limit && (answered || o.failures == 0) {
+		pause := backoff(o.cfg.BackoffMin, o.cfg.BackoffMax, n, o.cfg.Jitter())
+		o.log.Warn("engine ended, restarting", "generation", gen, "crashes", n, "in", pause, "error", err)
+		o.arm(pause)
 		return
 	}
-	pause := backoff(o.cfg.BackoffMin, o.cfg.BackoffMax, n, o.cfg.Jitter())
-	o.log.Warn("engine ended, restarting", "generation", gen, "crashes", n, "in", pause, "error", err)
+	pause := min(o.cfg.CoolDown<<min(o.failures, 10), maxCoolDowns*o.cfg.CoolDown)
+	o.failures++
+	o.failed = &Failed{Cause: err, Lines: o.ring.tail(gen), Until: now.Add(pause)}
+	o.log.Error("engine failed", "generation", gen, "crashes", n, "again_in", pause, "error", err)
+	o.arm(pause)
+}
+
+func (o *owner) arm(pause time.Duration) {
 	o.armed++
 	timer := o.armed
-	o.retryAt = now.Add(pause)
+	o.retryAt = o.cfg.Now().Add(pause)
 	o.restart = time.AfterFunc(pause, func() { o.post(func() { o.restartDue(timer) }) })
 	o.notify()
 }
 
-// restartDue is the event of the back-off's end.
+// restartDue is the event of the end of a back-off or a cool-down.
 func (o *owner) restartDue(timer uint64) {
 	if timer != o.armed || o.restart == nil || o.closing {
 		return
 	}
-	o.restart, o.retryAt = nil, time.Time{}
+	o.restart, o.retryAt, o.failed = nil, time.Time{}, nil
 	o.startCurrent()
 }
 

@@ -21,9 +21,6 @@ func (o *owner) state() State {
 		Alias: o.alias, Phase: o.phase(), Preparing: o.candidate != nil,
 		RetryAt: o.retryAt, ReadyIn: o.startTook.Seconds(), Error: o.problem(),
 	}
-	if o.failed != nil {
-		st.RetryAt = o.failed.Until
-	}
 	if o.spec != nil {
 		st.Release, st.Slots = o.spec.Release, o.spec.slots()
 	}
@@ -42,7 +39,7 @@ func (o *owner) status() AliasStatus {
 		Current: o.current.status(), Candidate: o.candidate.status(), Draining: o.draining.status(),
 	}
 	if o.failed != nil {
-		st.RetryAt, st.LastLines = o.failed.Until, o.failed.Lines
+		st.LastLines = o.failed.Lines
 	}
 	return st
 }

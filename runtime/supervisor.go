@@ -69,7 +69,7 @@ type Config struct {
 	BackoffMax    time.Duration // 30s
 	CrashBudget   int           // 5: crashes within CrashWindow, after which the alias is failed
 	CrashWindow   time.Duration // 10m
-	CoolDown      time.Duration // 1m: a failed alias is not tried again before that
+	CoolDown      time.Duration // 1m: pause before a failed alias is tried again, doubled up to tenfold
 
 	probe func(*generation) prober // nil: over the engine's socket
 }
@@ -222,8 +222,8 @@ func (s *Supervisor) Stop(ctx context.Context, alias string) error {
 	return nil
 }
 
-// EnsureReady returns nil once the alias answers. A failed alias is tried again when its cool-down has passed;
-// before that, the answer is a *Failed at once.
+// EnsureReady returns nil once the alias answers. A failed alias is tried again by itself after its cool-down; until
+// then the answer is a *Failed at once.
 func (s *Supervisor) EnsureReady(ctx context.Context, alias string) error {
 	l, err := s.Acquire(ctx, alias)
 	if err != nil {

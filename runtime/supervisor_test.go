@@ -81,6 +81,26 @@ func TestCrashesAreRestartedWithBackoffUntilTheBudgetIsSpent(t *testing.T) {
 	})
 }
 
+func TestFailedAliasIsTriedEverMoreRarely(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		b := newBench(t, Config{}, func(int) *fakeProcess { return &fakeProcess{refuse: errors.New("no such file")} })
+		defer b.shut(t)
+		start(t, b)
+		<-time.After(time.Minute)
+		if n := b.launches(); n != 5 {
+			t.Errorf("got %d launches in the first minute, want the budget of 5", n)
+		}
+		<-time.After(2*time.Hour - time.Minute)
+		// After the budget: one, two, four and eight minutes, then every ten: fourteen more in two hours.
+		if n := b.launches(); n < 17 || n > 19 {
+			t.Errorf("got %d launches in 2 h, want 18", n)
+		}
+		if st := b.State("m"); st.Phase != PhaseFailed || st.RetryAt.IsZero() || !strings.Contains(st.Error, "no such file") {
+			t.Errorf("got %+v, want failed, with when it is tried again", st)
+		}
+	})
+}
+
 func TestRareCrashesDoNotSpendTheBudget(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench(t, Config{CrashWindow: 10 * time.Minute}, func(int) *fakeProcess { return &fakeProcess{lives: 3 * time.Minute} })

@@ -40,15 +40,15 @@ func helperImage(t *testing.T) []byte {
 	return elf
 }
 
-// stub compiles a driver library and returns the environment that makes the helper load it.
-func stub(t *testing.T, mode string, flags ...string) []string {
+// fakeDriver compiles a driver library and returns the environment that makes the helper load it.
+func fakeDriver(t *testing.T, mode string, flags ...string) []string {
 	t.Helper()
 	dir := t.TempDir()
-	args := append([]string{"-shared", "-fPIC", "-O0", "-o", filepath.Join(dir, "libnvidia-ml.so.1"), "testdata/stub.c"}, flags...)
+	args := append([]string{"-shared", "-fPIC", "-O0", "-o", filepath.Join(dir, "libnvidia-ml.so.1"), "testdata/driver.c"}, flags...)
 	if out, err := exec.Command("gcc", args...).CombinedOutput(); err != nil {
-		t.Fatalf("cannot compile the stub: %v: run scripts/test-tools\n%s", err, out)
+		t.Fatalf("cannot compile the driver: %v: run scripts/test-tools\n%s", err, out)
 	}
-	return []string{"LD_LIBRARY_PATH=" + dir, "STUB_MODE=" + mode}
+	return []string{"LD_LIBRARY_PATH=" + dir, "DRIVER_MODE=" + mode}
 }
 
 // reading runs a Reader over the real helper until the test ends.
@@ -83,13 +83,13 @@ func until(t *testing.T, r *Reader, what string, ok func(Snapshot) bool) Snapsho
 }
 
 func TestTwoGPUs(t *testing.T) {
-	r := reading(t, stub(t, "ok"))
+	r := reading(t, fakeDriver(t, "ok"))
 	s := until(t, r, "devices and the event", func(s Snapshot) bool { return len(s.Devices) == 2 && len(s.Events) == 1 })
 	want := []Device{{
-		Index: 0, Name: "Stub GPU 0", UUID: "GPU-00000000-0000-0000-0000-000000000000", MemoryTotal: 80 << 30, MemoryUsed: 1 << 30,
+		Index: 0, Name: "Fake GPU 0", UUID: "GPU-00000000-0000-0000-0000-000000000000", MemoryTotal: 80 << 30, MemoryUsed: 1 << 30,
 		Utilisation: 10, MemoryBusy: 5, Temperature: 40, Power: 70000, Corrected: 7,
 	}, {
-		Index: 1, Name: "Stub GPU 1", UUID: "GPU-00000000-0000-0000-0000-000000000001", MemoryTotal: 80 << 30, MemoryUsed: 2 << 30,
+		Index: 1, Name: "Fake GPU 1", UUID: "GPU-00000000-0000-0000-0000-000000000001", MemoryTotal: 80 << 30, MemoryUsed: 2 << 30,
 		Utilisation: 11, MemoryBusy: 5, Temperature: 41, Power: 70000, Throttle: []string{"hardware thermal"},
 		Processes: []Process{{PID: 4242, Memory: 1 << 30}}, Missing: []string{"ecc"},
 	}}
@@ -99,13 +99,13 @@ func TestTwoGPUs(t *testing.T) {
 	if e := s.Events[0]; e.XID != 79 || e.UUID != want[1].UUID {
 		t.Errorf("got event %+v, want XID 79 of the second GPU", e)
 	}
-	if s.Driver != "999.1-stub" || s.NoDriver || s.Error != "" || s.Launched != "memory" {
+	if s.Driver != "999.1-fake" || s.NoDriver || s.Error != "" || s.Launched != "memory" {
 		t.Errorf("got %+v, want a healthy reading by a helper in memory", s)
 	}
 }
 
 func TestNoDriverIsNormal(t *testing.T) {
-	for _, env := range [][]string{{"LD_LIBRARY_PATH=/nonexistent"}, stub(t, "notloaded")} {
+	for _, env := range [][]string{{"LD_LIBRARY_PATH=/nonexistent"}, fakeDriver(t, "notloaded")} {
 		r := reading(t, env)
 		s := until(t, r, "the finding", func(s Snapshot) bool { return s.NoDriver })
 		if s.Error != "" || len(s.Devices) != 0 {
@@ -130,7 +130,7 @@ func TestDriverFailuresAreSurvived(t *testing.T) {
 	} {
 		t.Run(c.mode, func(t *testing.T) {
 			t.Parallel()
-			r := reading(t, stub(t, c.mode))
+			r := reading(t, fakeDriver(t, c.mode))
 			s := until(t, r, "a failure with its reason", func(s Snapshot) bool {
 				return s.Starts >= 2 && strings.Contains(s.Error, c.wantError)
 			})
@@ -145,12 +145,12 @@ func TestDriverFailuresAreSurvived(t *testing.T) {
 }
 
 func TestDriverThatPrintsIsRead(t *testing.T) {
-	r := reading(t, stub(t, "chatty"))
+	r := reading(t, fakeDriver(t, "chatty"))
 	until(t, r, "devices", func(s Snapshot) bool { return len(s.Devices) == 2 })
 }
 
 func TestOldDriverLacksValuesOnly(t *testing.T) {
-	r := reading(t, stub(t, "ok", "-DOLD_DRIVER"))
+	r := reading(t, fakeDriver(t, "ok", "-DOLD_DRIVER"))
 	s := until(t, r, "devices", func(s Snapshot) bool { return len(s.Devices) == 2 })
 	want := []string{"power", "throttle", "processes"}
 	if got := s.Devices[0].Missing; !slices.Equal(got, want) || s.Devices[0].Temperature != 40 {
@@ -164,7 +164,7 @@ func TestHungHelperEndsWithItsInput(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := New(Config{Image: helperImage(t), Env: stub(t, "hang")})
+	r := New(Config{Image: helperImage(t), Env: fakeDriver(t, "hang")})
 	h, err := r.start(img, &bytes.Buffer{})
 	img.close()
 	if err != nil {
@@ -185,7 +185,7 @@ func TestHungHelperEndsWithItsInput(t *testing.T) {
 }
 
 func TestRunLeavesNoHelper(t *testing.T) {
-	r := New(Config{Image: helperImage(t), Packaged: "/nonexistent", Env: stub(t, "ok"), Every: 20 * time.Millisecond})
+	r := New(Config{Image: helperImage(t), Packaged: "/nonexistent", Env: fakeDriver(t, "ok"), Every: 20 * time.Millisecond})
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan struct{})
 	go func() { r.Run(ctx); close(ended) }()

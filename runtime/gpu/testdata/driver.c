@@ -1,5 +1,5 @@
 /*
- * A stand-in for libnvidia-ml.so.1 with two GPUs, for tests. STUB_MODE chooses what goes wrong:
+ * A stand-in for libnvidia-ml.so.1 with two GPUs, for tests. DRIVER_MODE chooses what goes wrong:
  * ok, notloaded, mismatch, lost, hang, hanglater, segv, segvlater, abort, chatty (prints to standard output).
  * Compiled with -DOLD_DRIVER it lacks the functions that an old driver lacks.
  */
@@ -21,7 +21,7 @@ static struct device devices[2] = {{0}, {1}};
 static struct set events;
 static int names, waits;
 
-static int mode(const char *s) { const char *m = getenv("STUB_MODE"); return !strcmp(m ? m : "ok", s); }
+static int mode(const char *s) { const char *m = getenv("DRIVER_MODE"); return !strcmp(m ? m : "ok", s); }
 static void hang(void) { for (;;) pause(); }
 static void crash(void) { *(volatile int *)0 = 1; }
 
@@ -37,8 +37,8 @@ ret nvmlInit_v2(void) {
 ret nvmlInit(void) { return nvmlInit_v2(); }
 ret nvmlInitWithFlags(unsigned flags) { (void)flags; return nvmlInit_v2(); }
 ret nvmlShutdown(void) { return 0; }
-const char *nvmlErrorString(ret r) { (void)r; return "stub"; }
-ret nvmlSystemGetDriverVersion(char *b, unsigned n) { snprintf(b, n, "999.1-stub"); return 0; }
+const char *nvmlErrorString(ret r) { (void)r; return "fake"; }
+ret nvmlSystemGetDriverVersion(char *b, unsigned n) { snprintf(b, n, "999.1-fake"); return 0; }
 ret nvmlSystemGetNVMLVersion(char *b, unsigned n) { snprintf(b, n, "12.999.1"); return 0; }
 ret nvmlDeviceGetCount_v2(unsigned *n) { *n = 2; return 0; }
 ret nvmlDeviceGetHandleByIndex_v2(unsigned i, device *d) { if (i > 1) return 2; *d = &devices[i]; return 0; }
@@ -48,7 +48,7 @@ ret nvmlDeviceGetName(device d, char *b, unsigned n) {
 		if (mode("hanglater")) hang();
 		if (mode("lost")) return 15;
 	}
-	snprintf(b, n, "Stub GPU %d", d->index);
+	snprintf(b, n, "Fake GPU %d", d->index);
 	return 0;
 }
 ret nvmlDeviceGetUUID(device d, char *b, unsigned n) { snprintf(b, n, "GPU-00000000-0000-0000-0000-00000000000%d", d->index); return 0; }
