@@ -106,7 +106,7 @@ func within(v, w Verdict) bool {
 // worlds runs a property on many random policies and requests.
 func worlds(t *testing.T, property func(w world, p *Policy, c Caller, a Ask) string) {
 	t.Helper()
-	for seed := range uint64(20_000) {
+	for seed := range uint64(6_000) {
 		w := newWorld(seed)
 		p, c, a := w.policy(), w.caller(), w.ask()
 		if problem := property(w, p, c, a); problem != "" {
