@@ -161,9 +161,9 @@ func (f *Fleet) resolve(kind release.Kind, id string) (string, error) {
 		pending = true
 	}
 	if pending {
-		return "", fmt.Errorf("%s %s is not signed; run: bothy fleet sign --dir %s %s", kind, id, f.dir, id)
+		return "", fmt.Errorf("%s %s is not signed; run: bothy fleet sign %s %s", kind, id, f.dir, id)
 	}
-	return "", fmt.Errorf("there is no %s %s; run: bothy fleet add --dir %s --name %s FILE", kind, id, f.dir, name)
+	return "", fmt.Errorf("there is no %s %s; run: bothy fleet add %s --%s %s FILE", kind, id, f.dir, kind, name)
 }
 
 func (f *Fleet) publishAssignment(b *branch, version int64, a release.Assignment) error {
@@ -231,7 +231,7 @@ func (f *Fleet) deviceTargets(device string) (*metadata.Metadata[metadata.Target
 		return nil, err
 	}
 	if !b.published() {
-		return nil, fmt.Errorf("cannot read assignment: %w: device %q; run: bothy fleet assign --dir %s %s ALIAS=RELEASE", ErrUnassigned, device, f.dir, device)
+		return nil, fmt.Errorf("cannot read assignment: %w: device %q; run: bothy fleet assign %s --device %s ALIAS=RELEASE", ErrUnassigned, device, f.dir, device)
 	}
 	return b.targets(metadata.TARGETS)
 }

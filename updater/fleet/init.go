@@ -1,6 +1,7 @@
 package fleet
 
 import (
+	"bytes"
 	"crypto/ed25519"
 	"encoding/json"
 	"errors"
@@ -15,11 +16,11 @@ import (
 	"github.com/theupdateframework/go-tuf/v2/metadata"
 )
 
-// Options describe a new fleet. Dir, Tenant and Broker are required.
+// Options describe a new fleet. Dir and Tenant are required.
 type Options struct {
 	Dir       string
 	Tenant    string
-	Broker    string           // "tcp://host:1883" or "tls://host:8883"
+	Broker    string           // "tcp://host:1883" or "tls://host:8883"; empty: devices import from a folder
 	Depot     string           // default "depot"
 	Keys      int              // keys of each offline set, default 3
 	Threshold int              // of them needed to sign, default 2
@@ -64,11 +65,8 @@ func Init(o Options) (*Fleet, error) {
 	defer unlock()
 	have, err := Open(o.Dir)
 	if err == nil {
-		if have.config.Tenant != o.Tenant {
-			return nil, fmt.Errorf("cannot make fleet: %s holds the fleet of tenant %q already; choose another folder", o.Dir, have.config.Tenant)
-		}
 		have.Now = o.Now
-		return have, nil
+		return have, have.again(o)
 	}
 	if !errors.Is(err, ErrNoFleet) {
 		return nil, err
@@ -80,6 +78,19 @@ func Init(o Options) (*Fleet, error) {
 	return f, nil
 }
 
+// again is Init on a folder that is a fleet: it must be the one that is asked
+// for. The ticket follows what an operator changed in fleet.yaml.
+func (f *Fleet) again(o Options) error {
+	if f.config.Tenant != o.Tenant {
+		return fmt.Errorf("cannot make fleet: %s holds the fleet of tenant %q already; choose another folder", f.dir, f.config.Tenant)
+	}
+	if o.Broker != "" && o.Broker != f.config.Broker {
+		return fmt.Errorf("cannot make fleet: the broker of the fleet in %s is %q; to move it, change broker in %s and run this again",
+			f.dir, f.config.Broker, filepath.Join(f.dir, configFile))
+	}
+	return f.writeTicket()
+}
+
 // create writes everything; fleet.yaml comes last and makes it a fleet.
 func (f *Fleet) create(n int) error {
 	if err := f.createCatalog(n); err != nil {
@@ -88,6 +99,18 @@ func (f *Fleet) create(n int) error {
 	if err := f.createDirector(n); err != nil {
 		return err
 	}
+	if err := f.writeTicket(); err != nil {
+		return err
+	}
+	raw, err := yaml.Marshal(f.config)
+	if err != nil {
+		return fmt.Errorf("internal error: cannot encode %s: %w", configFile, err)
+	}
+	return writeFile(filepath.Join(f.dir, configFile), raw, 0o644)
+}
+
+// writeTicket writes enroll.json unless it is up to date.
+func (f *Fleet) writeTicket() error {
 	ticket, err := f.Ticket()
 	if err != nil {
 		return err
@@ -96,13 +119,12 @@ func (f *Fleet) create(n int) error {
 	if err != nil {
 		return fmt.Errorf("internal error: cannot encode ticket: %w", err)
 	}
-	if err := writeFile(filepath.Join(f.dir, "enroll.json"), append(raw, '\n'), 0o644); err != nil {
-		return err
+	raw = append(raw, '\n')
+	path := filepath.Join(f.dir, "enroll.json")
+	if have, err := os.ReadFile(path); err == nil && bytes.Equal(have, raw) {
+		return nil
 	}
-	if raw, err = yaml.Marshal(f.config); err != nil {
-		return fmt.Errorf("internal error: cannot encode %s: %w", configFile, err)
-	}
-	return writeFile(filepath.Join(f.dir, configFile), raw, 0o644)
+	return writeFile(path, raw, 0o644)
 }
 
 // keySet is the keys of one top-level role.

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/goccy/go-yaml"
@@ -59,7 +60,7 @@ func Open(dir string) (*Fleet, error) {
 	path := filepath.Join(dir, configFile)
 	raw, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("cannot open fleet %s: %w; run: bothy fleet init --dir %s", dir, ErrNoFleet, dir)
+		return nil, fmt.Errorf("cannot open fleet %s: %w; run: bothy fleet init %s --tenant NAME", dir, ErrNoFleet, dir)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("cannot open fleet: %w", err)
@@ -83,8 +84,8 @@ func (c config) validate() error {
 			return fmt.Errorf("%s: %w", what, err)
 		}
 	}
-	if c.Broker == "" {
-		return errors.New("broker is empty; write it as tcp://host:1883 or tls://host:8883")
+	if c.Broker != "" && !strings.Contains(c.Broker, "://") {
+		return fmt.Errorf("broker is %q; write it as tls://host:8883 or tcp://host:1883, or leave it empty", c.Broker)
 	}
 	if c.Threshold < 1 {
 		return fmt.Errorf("threshold is %d, want at least 1", c.Threshold)
@@ -100,7 +101,8 @@ func (c config) validate() error {
 // Tenant is the name under which the fleet's topics lie.
 func (f *Fleet) Tenant() string { return f.config.Tenant }
 
-// Broker is the URL that devices and the depot connect to.
+// Broker is the URL that devices and the depot connect to; empty when devices
+// import from a folder.
 func (f *Fleet) Broker() string { return f.config.Broker }
 
 // Depot is the name of the fleet's depot.

@@ -6,53 +6,20 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"regexp"
-	"strings"
 
 	"github.com/bothy-edge/bothy/updater/release"
 	"github.com/bothy-edge/bothy/updater/trust"
 )
 
-// metadataName is every name that Metadata serves, except release documents.
-var metadataName = regexp.MustCompile(`^(timestamp|[1-9][0-9]{0,18}\.(root|snapshot|targets|models|engines|security))\.json$`)
-
-var documentName = regexp.MustCompile(`^targets/[0-9a-f]{64}\.[a-z0-9][a-z0-9._-]{0,63}\.json$`)
+// maxObject bounds what is read of one signed object; devices take less.
+const maxObject = 64 << 20
 
 // Metadata reads one signed object for a device, by the names of trust.Source.
 // An object that there is not, and a name that cannot be one, are
 // trust.ErrNotFound. It reads the folder each time, so it always gives what
 // was published last.
 func (f *Fleet) Metadata(repo trust.Repo, device, name string) ([]byte, error) {
-	path, ok := f.objectPath(repo, device, name)
-	if !ok {
-		return nil, fmt.Errorf("cannot read %.20q %.120q: %w", repo, name, trust.ErrNotFound)
-	}
-	raw, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("cannot read %s %s: %w", repo, name, trust.ErrNotFound)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("cannot read %s %s: %w", repo, name, err)
-	}
-	return raw, nil
-}
-
-// objectPath maps a name from a device to a file. Names come from the network:
-// only those that match whole patterns get near a path.
-func (f *Fleet) objectPath(repo trust.Repo, device, name string) (string, bool) {
-	switch {
-	case repo == trust.Catalog && documentName.MatchString(name):
-		return f.documentPath(name), true
-	case !metadataName.MatchString(name):
-		return "", false
-	case repo == trust.Catalog:
-		return f.catalogPath(name), true
-	case repo != trust.Director || release.CheckDevice(device) != nil:
-		return "", false
-	case strings.HasSuffix(name, ".root.json"):
-		return f.directorRootPath(name), true
-	}
-	return f.devicePath(device, name), true
+	return trust.Directory{Dir: f.dir, Device: device}.Read(repo, name, maxObject)
 }
 
 // Assigned lists the files of the releases that are assigned to a device, by

@@ -121,7 +121,7 @@ func (f *Fleet) checkNamed(names []string, done []release.Document) error {
 		if slices.ContainsFunc(done, named) || slices.ContainsFunc(all, func(r Release) bool { return named(r.Document) }) {
 			continue
 		}
-		return fmt.Errorf("cannot sign %s: there is no such release; run: bothy fleet add --dir %s --name %s FILE", id, f.dir, name)
+		return fmt.Errorf("cannot sign %s: there is no such release; run: bothy fleet add %s --model %s FILE", id, f.dir, name)
 	}
 	return nil
 }

@@ -27,7 +27,7 @@ func (r *repository) assignment() (release.Assignment, error) {
 	if !slices.Equal(listed, a.Paths()) {
 		return release.Assignment{}, refuse(Malformed, subject, "it lists %d targets and assigns %d; they must be the same", len(listed), len(a.Paths()))
 	}
-	if mark := r.keeper.now.Counter; a.Counter < mark {
+	if mark := r.keeper.marks().Counter; a.Counter < mark {
 		return release.Assignment{}, refuse(Rollback, subject, "counter %d is below %d, which this device has seen", a.Counter, mark)
 	}
 	return a, r.keeper.save(func(m *marks) { m.Counter = a.Counter })

@@ -33,8 +33,7 @@ type Config struct {
 	Build time.Time
 	// Installed lists the releases that run. A release of the same name that
 	// is older than one of them is refused. Nil means only what MarkInstalled
-	// was told. It is called without locks of the caller's being known; it must
-	// not call the Client.
+	// was told. It must not call Refresh.
 	Installed func() []release.Document
 	// Log receives what an operator may want to know; nil discards it.
 	Log *slog.Logger
@@ -46,9 +45,11 @@ type Client struct {
 	vault  vault
 	log    *slog.Logger
 
-	mu       sync.Mutex // held for the whole of a refresh
-	keeper   *keeper
+	keeper *keeper
+	// enrolled is the digest of what was given at enrolment.
 	enrolled string
+	// refreshing is held for the whole of a refresh.
+	refreshing sync.Mutex
 
 	seen     sync.Mutex // guards what readers may ask for during a refresh
 	want     *release.Want
@@ -155,7 +156,7 @@ func (c *Client) restore() error {
 // and the director's metadata stored with it are below the marks. A want that
 // is merely older than a refused offer is not; that offer's metadata is stored.
 func (c *Client) putBack(want release.Want) bool {
-	if want.Counter >= c.keeper.now.Counter {
+	if want.Counter >= c.keeper.marks().Counter {
 		return false
 	}
 	key := roleKey(Director, metadata.TARGETS)
@@ -165,15 +166,15 @@ func (c *Client) putBack(want release.Want) bool {
 			version = m.Signed.Version
 		}
 	}
-	return version < c.keeper.now.Roles[key]
+	return version < c.keeper.marks().Roles[key]
 }
 
 // Refresh fetches what is new, verifies both repositories and their agreement,
 // and returns the set. An offer that must not be installed is a *Refusal; any
 // other error is worth another try.
 func (c *Client) Refresh(ctx context.Context, src Source) (release.Want, error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	c.refreshing.Lock()
+	defer c.refreshing.Unlock()
 	reference := c.reference()
 	director, catalog := c.walk(Director, src), c.walk(Catalog, src)
 	want, err := c.refresh(ctx, src, director, catalog, reference)
@@ -244,7 +245,7 @@ func (c *Client) resolve(ctx context.Context, src Source, director, catalog *rep
 		if err != nil {
 			return release.Want{}, nil, err
 		}
-		if mark := c.keeper.now.Installed[installedKey(doc.Kind, doc.Name)]; doc.Version < mark {
+		if mark := c.keeper.marks().Installed[installedKey(doc.Kind, doc.Name)]; doc.Version < mark {
 			return release.Want{}, nil, refuse(Rollback, path, "version %d is older than %s@%d, which this device has", doc.Version, doc.Name, mark)
 		}
 		docs[path] = doc
@@ -303,21 +304,17 @@ func (c *Client) Versions() Versions {
 // release of the same kind and name is refused, even after the database was
 // lost. Recording the same release again does nothing.
 func (c *Client) MarkInstalled(docs ...release.Document) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
 	return c.keeper.raiseInstalled(docs)
 }
 
 // BelowMark says whether doc is older than a release of its kind and name that
 // was committed on this device. A policy that is must not allow the cloud.
 func (c *Client) BelowMark(doc release.Document) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return doc.Version < c.keeper.now.Installed[installedKey(doc.Kind, doc.Name)]
+	return doc.Version < c.keeper.marks().Installed[installedKey(doc.Kind, doc.Name)]
 }
 
 func (c *Client) reference() time.Time {
-	return release.Reference(c.config.Now(), c.keeper.now.Time, c.config.Build).UTC()
+	return release.Reference(c.config.Now(), c.keeper.marks().Time, c.config.Build).UTC()
 }
 
 func (c *Client) walk(name Repo, src Source) *repository {
@@ -341,7 +338,7 @@ func (c *Client) describe(catalog, director *repository, reference time.Time) Ve
 	return Versions{
 		Catalog:   catalog.versions(),
 		Director:  director.versions(),
-		Counter:   c.keeper.now.Counter,
+		Counter:   c.keeper.marks().Counter,
 		Reference: reference,
 	}
 }

@@ -24,7 +24,7 @@ import (
 // the device itself. The fleet writes it; it holds no secret.
 type Ticket struct {
 	Tenant       string `json:"tenant"`
-	Broker       string `json:"broker"` // "tcp://host:1883" or "tls://host:8883"
+	Broker       string `json:"broker"` // "tcp://host:1883" or "tls://host:8883"; empty: import only
 	Depot        string `json:"depot"`
 	CatalogRoot  []byte `json:"catalog_root"` // the first root, as signed
 	DirectorRoot []byte `json:"director_root"`
@@ -85,9 +85,6 @@ func (t Ticket) Validate() error {
 	}
 	if err := release.CheckName(t.Depot); err != nil {
 		return fmt.Errorf("cannot use ticket: depot: %w", err)
-	}
-	if t.Broker == "" {
-		return errors.New("cannot use ticket: it names no broker")
 	}
 	for repo, root := range map[Repo][]byte{Catalog: t.CatalogRoot, Director: t.DirectorRoot} {
 		err := guard(string(repo)+" root", func() error {

@@ -74,7 +74,6 @@ func TestInterruptedEnrolmentIsFinishedWithTheSameKey(t *testing.T) {
 func TestBadTicketsAndKeysAreRefused(t *testing.T) {
 	s := newSim(t)
 	for name, edit := range map[string]func(*Ticket){
-		"no broker":         func(k *Ticket) { k.Broker = "" },
 		"no tenant":         func(k *Ticket) { k.Tenant = "" },
 		"tenant with slash": func(k *Ticket) { k.Tenant = "a/b" },
 		"wildcard depot":    func(k *Ticket) { k.Depot = "+" },

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"sync"
 	"time"
 
 	"github.com/bothy-edge/bothy/agent/store"
@@ -71,17 +72,26 @@ func roleKey(repo Repo, role string) string { return string(repo) + "/" + role }
 
 func installedKey(kind release.Kind, name string) string { return kind.Folder() + "/" + name }
 
-// keeper owns the marks. Its methods are called with the client's lock held.
+// keeper owns the marks. Safe for concurrent use; it is never locked while a
+// source is asked, so a commit does not wait for a slow broker.
 type keeper struct {
 	slots *store.Slots
 	vault vault
-	log   *slog.Logger
-	now   marks
+
+	mu  sync.Mutex // guards now; its maps are replaced, never changed
+	now marks
+}
+
+// marks returns what is in force; the caller must not change its maps.
+func (k *keeper) marks() marks {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.now
 }
 
 // openKeeper loads the newer of the two copies.
 func openKeeper(slots *store.Slots, v vault, enrolment string, log *slog.Logger) (*keeper, error) {
-	k := &keeper{slots: slots, vault: v, log: log, now: newMarks(enrolment)}
+	k := &keeper{slots: slots, vault: v, now: newMarks(enrolment)}
 	raw, found := slots.Load()
 	if found {
 		m, ok := parseMarks(raw, enrolment)
@@ -103,6 +113,8 @@ func openKeeper(slots *store.Slots, v vault, enrolment string, log *slog.Logger)
 
 // save makes the change durable in both places if it changed anything.
 func (k *keeper) save(change func(*marks)) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
 	next := k.now.clone()
 	change(&next)
 	if same(next, k.now) {
@@ -114,6 +126,8 @@ func (k *keeper) save(change func(*marks)) error {
 // keep stores verified metadata under key, and the marks that it raises, in
 // one transaction of the database.
 func (k *keeper) keep(key string, raw []byte, change func(*marks)) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
 	next := k.now.clone()
 	change(&next)
 	if same(next, k.now) {
@@ -122,6 +136,7 @@ func (k *keeper) keep(key string, raw []byte, change func(*marks)) error {
 	return k.write(next, key, raw)
 }
 
+// write is called with mu held.
 func (k *keeper) write(next marks, key string, metadata []byte) error {
 	next.Sequence++
 	raw, err := json.Marshal(next)
@@ -165,15 +180,16 @@ const markStep = 10 * time.Minute
 // among the newest timestamps verified: a clock that lies about the year can
 // expire what the device holds, but never what the fleet signs next.
 func (k *keeper) raiseTime(now time.Time) error {
-	if len(k.now.Expires) < 2 {
+	have := k.marks()
+	if len(have.Expires) < 2 {
 		return nil
 	}
-	for _, expires := range k.now.Expires {
+	for _, expires := range have.Expires {
 		if limit := expires.Add(time.Second); now.After(limit) {
 			now = limit
 		}
 	}
-	if now.Before(k.now.Time.Add(markStep)) {
+	if now.Before(have.Time.Add(markStep)) {
 		return nil
 	}
 	return k.save(func(m *marks) { m.Time = now.UTC() })

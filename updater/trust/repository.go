@@ -137,7 +137,7 @@ func sameKeys(a, b *metadata.Role) bool {
 // checkRootMark catches a source that withholds roots which this device knew
 // before it lost its database: revoked keys would be valid again.
 func (r *repository) checkRootMark() error {
-	if mark := r.keeper.now.Roots[r.name]; r.rootVersion() < mark {
+	if mark := r.keeper.marks().Roots[r.name]; r.rootVersion() < mark {
 		return refuse(Rollback, r.subject("root"), "the chain ends at version %d, this device has seen %d", r.rootVersion(), mark)
 	}
 	return nil
@@ -284,7 +284,7 @@ func (r *repository) checkSnapshot() error {
 		return err
 	}
 	prefix := string(r.name) + "/"
-	for key, mark := range r.keeper.now.Roles {
+	for key, mark := range r.keeper.marks().Roles {
 		role := key[min(len(prefix), len(key)):]
 		if key != prefix+role || role == metadata.TIMESTAMP || role == metadata.SNAPSHOT {
 			continue
@@ -351,7 +351,7 @@ func roleError(subject string, err error) error {
 }
 
 func (r *repository) checkMark(role string, version int64) error {
-	if mark := r.keeper.now.Roles[roleKey(r.name, role)]; version < mark {
+	if mark := r.keeper.marks().Roles[roleKey(r.name, role)]; version < mark {
 		return refuse(Rollback, r.subject(role), "version %d is older than %d, which this device has seen", version, mark)
 	}
 	return nil

@@ -413,6 +413,9 @@ func TestReadersDoNotWaitForARefresh(t *testing.T) {
 		t.Errorf("got %v, %v during a refresh", want, ok)
 	}
 	_ = d.Versions()
+	if err := d.MarkInstalled(s.docs["models/mote/2.json"]); err != nil || d.BelowMark(s.docs["models/mote/2.json"]) {
+		t.Errorf("marking during a refresh: %v", err)
+	}
 	close(leave)
 	done.Wait()
 	if want, _ := d.Current(); want.Counter != 4 {
