@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/bothy-edge/bothy/updater/mqtt"
+	"github.com/bothy-edge/bothy/updater/mqtt/wire"
 	"github.com/bothy-edge/bothy/updater/release"
 )
 
@@ -30,7 +31,7 @@ type Lane interface {
 	State() mqtt.LaneState
 	Changed() <-chan struct{}
 	Clock() time.Duration
-	Ask(ctx context.Context, q mqtt.Request) error
+	Ask(ctx context.Context, q wire.Request) error
 	Close()
 }
 
@@ -69,7 +70,7 @@ func (d *Depot) now() time.Time {
 
 func (d *Depot) frame() int {
 	if d.Frame > 0 {
-		return min(d.Frame, mqtt.MaxFrame)
+		return min(d.Frame, wire.MaxFrame)
 	}
 	return DefaultFrame
 }
@@ -80,13 +81,13 @@ func (d *Depot) Index(ctx context.Context, f release.File) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return d.object(ctx, mqtt.Request{Kind: mqtt.KindIndex, Digest: digest}, MaxIndex)
+	return d.object(ctx, wire.Request{Kind: wire.KindIndex, Digest: digest}, MaxIndex)
 }
 
 // Metadata fetches a file of a repository ("catalog" or "director"), at most max
 // bytes of it. The error is ErrNotFound if the depot says that there is none.
 func (d *Depot) Metadata(ctx context.Context, repo, name string, max int64) ([]byte, error) {
-	b, err := d.object(ctx, mqtt.Request{Kind: mqtt.KindMetadata, Name: repo + "/" + name}, max)
+	b, err := d.object(ctx, wire.Request{Kind: wire.KindMetadata, Name: repo + "/" + name}, max)
 	if err != nil {
 		return nil, fmt.Errorf("cannot fetch %s/%s: %w", repo, name, err)
 	}
@@ -142,13 +143,13 @@ func (d *Depot) ready(ctx context.Context, lane Lane, limit time.Duration) (mqtt
 // answered is the error that a frame's code stands for.
 func answered(code uint16) error {
 	switch code {
-	case mqtt.CodeOK:
+	case wire.CodeOK:
 		return nil
-	case mqtt.CodeNotFound:
+	case wire.CodeNotFound:
 		return ErrNotFound
-	case mqtt.CodeForbidden:
+	case wire.CodeForbidden:
 		return ErrForbidden
-	case mqtt.CodeRange:
+	case wire.CodeRange:
 		return fmt.Errorf("the depot refuses the range: %w", ErrMismatch)
 	}
 	return fmt.Errorf("the depot could not read it (code %d)", code)

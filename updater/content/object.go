@@ -5,7 +5,7 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/bothy-edge/bothy/updater/mqtt"
+	"github.com/bothy-edge/bothy/updater/mqtt/wire"
 )
 
 const (
@@ -15,7 +15,7 @@ const (
 )
 
 // object fetches a thing of unknown length in frames: an index or a metadata file.
-func (d *Depot) object(ctx context.Context, q mqtt.Request, limit int64) ([]byte, error) {
+func (d *Depot) object(ctx context.Context, q wire.Request, limit int64) ([]byte, error) {
 	lane, err := d.join()
 	if err != nil {
 		return nil, err
@@ -60,7 +60,7 @@ func stepDown(frame int) int {
 type assembly struct {
 	depot  *Depot
 	lane   Lane
-	ask    mqtt.Request
+	ask    wire.Request
 	limit  int64
 	frame  int
 	end    time.Time
@@ -80,14 +80,14 @@ func (a *assembly) whole() bool {
 }
 
 // missing is the first n ranges that are not there.
-func (a *assembly) missing(n int) []mqtt.Range {
+func (a *assembly) missing(n int) []wire.Range {
 	if !a.known {
-		return []mqtt.Range{{Offset: 0, Length: uint32(a.frame)}}
+		return []wire.Range{{Offset: 0, Length: uint32(a.frame)}}
 	}
-	var out []mqtt.Range
+	var out []wire.Range
 	for at := 0; at < len(a.data) && len(out) < n; at += a.frame {
 		if !a.offset[uint64(at)] {
-			out = append(out, mqtt.Range{Offset: uint64(at), Length: uint32(min(a.frame, len(a.data)-at))})
+			out = append(out, wire.Range{Offset: uint64(at), Length: uint32(min(a.frame, len(a.data)-at))})
 		}
 	}
 	return out
@@ -136,7 +136,7 @@ func (a *assembly) attempt(ctx context.Context) (bool, error) {
 }
 
 func (a *assembly) take(b []byte) (bool, error) {
-	f, err := mqtt.ParseFrame(b)
+	f, err := wire.ParseFrame(b)
 	if err != nil || f.Kind != a.ask.Kind {
 		return false, nil // damaged on the way: it will be asked for again
 	}

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/bothy-edge/bothy/updater/mqtt"
+	"github.com/bothy-edge/bothy/updater/mqtt/wire"
 )
 
 const timeoutsToStepDown = 3
@@ -150,10 +151,10 @@ func (p *puller) slice(b *building) {
 // ask fills the window.
 func (p *puller) ask(ctx context.Context) error {
 	for {
-		var ranges []mqtt.Range
+		var ranges []wire.Range
 		var batch []*slice
 		bytes := 0
-		for len(ranges) < mqtt.MaxRanges && p.airborne < p.win.credit && len(p.flying) < windowFrames {
+		for len(ranges) < wire.MaxRanges && p.airborne < p.win.credit && len(p.flying) < windowFrames {
 			s := p.take()
 			if s == nil {
 				break
@@ -163,7 +164,7 @@ func (p *puller) ask(ctx context.Context) error {
 			batch = append(batch, s)
 			p.airborne += s.length
 			bytes += s.length
-			ranges = append(ranges, mqtt.Range{Offset: s.offset, Length: uint32(s.length)})
+			ranges = append(ranges, wire.Range{Offset: s.offset, Length: uint32(s.length)})
 		}
 		if len(ranges) == 0 {
 			return nil
@@ -176,7 +177,7 @@ func (p *puller) ask(ctx context.Context) error {
 		for _, s := range batch {
 			s.sent = p.depot.now()
 		}
-		q := mqtt.Request{Kind: mqtt.KindBlob, Digest: p.digest, Clock: p.lane.Clock(), Ranges: ranges}
+		q := wire.Request{Kind: wire.KindBlob, Digest: p.digest, Clock: p.lane.Clock(), Ranges: ranges}
 		if err := p.lane.Ask(ctx, q); err != nil {
 			// Lost with the connection; the new one, or the timer, asks again.
 			return ctx.Err()
@@ -215,7 +216,7 @@ func (p *puller) takeAll(m mqtt.Arrival) error {
 }
 
 func (p *puller) frameIn(m mqtt.Arrival) error {
-	f, err := mqtt.ParseFrame(m.Payload)
+	f, err := wire.ParseFrame(m.Payload)
 	if err != nil {
 		return nil // damaged on the way: its timer asks again
 	}
@@ -223,7 +224,7 @@ func (p *puller) frameIn(m mqtt.Arrival) error {
 		return err
 	}
 	s := p.flying[f.Offset]
-	if s == nil || f.Kind != mqtt.KindBlob || len(f.Payload) != s.length {
+	if s == nil || f.Kind != wire.KindBlob || len(f.Payload) != s.length {
 		return nil // asked for twice, or of another frame size
 	}
 	delete(p.flying, f.Offset)

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/bothy-edge/bothy/updater/mqtt"
+	"github.com/bothy-edge/bothy/updater/mqtt/wire"
 	"github.com/bothy-edge/bothy/updater/release"
 )
 
@@ -28,14 +29,14 @@ type path struct {
 	busy    time.Time     // the bottleneck is taken until then
 	queued  time.Duration // the longest that a frame waited for the bottleneck, after the first seconds
 	count   int
-	asked   []mqtt.Range
+	asked   []wire.Range
 }
 
 func newPath(data []byte, rate int, delay time.Duration) *path {
 	return &path{
 		data: data, rate: rate, delay: delay, start: time.Now(), busy: time.Now(),
 		frames: make(chan mqtt.Arrival, 4*windowFrames), changed: make(chan struct{}),
-		state: mqtt.LaneState{Connected: true, Serial: 1, Known: true, Depot: mqtt.Info{V: 1, FrameMax: mqtt.MaxFrame, WindowMax: 16 << 20, Epoch: 1}},
+		state: mqtt.LaneState{Connected: true, Serial: 1, Known: true, Depot: mqtt.Info{V: 1, FrameMax: wire.MaxFrame, WindowMax: 16 << 20, Epoch: 1}},
 	}
 }
 
@@ -52,15 +53,15 @@ func (p *path) move(f func(*mqtt.LaneState)) {
 	p.changed = make(chan struct{})
 }
 
-func (p *path) Ask(_ context.Context, q mqtt.Request) error {
+func (p *path) Ask(_ context.Context, q wire.Request) error {
 	object := p.data
-	if q.Kind != mqtt.KindBlob {
+	if q.Kind != wire.KindBlob {
 		object = p.kind
 	}
 	for _, r := range q.Ranges {
 		p.asked = append(p.asked, r)
 		end := min(r.Offset+uint64(r.Length), uint64(len(object)))
-		f := mqtt.Frame{Kind: q.Kind, Offset: r.Offset, Total: uint64(len(object)), Payload: object[r.Offset:end]}.Encode()
+		f := wire.Frame{Kind: q.Kind, Offset: r.Offset, Total: uint64(len(object)), Payload: object[r.Offset:end]}.Encode()
 		p.count++
 		if p.mangle != nil {
 			f = p.mangle(p.count, f)
@@ -246,11 +247,11 @@ func TestEverythingOutstandingIsAskedAgainOnANewConnectionOrDepot(t *testing.T) 
 }
 
 func TestRefusalEndsAPullAtOnce(t *testing.T) {
-	for code, want := range map[uint16]error{mqtt.CodeForbidden: ErrForbidden, mqtt.CodeNotFound: ErrNotFound, mqtt.CodeRange: ErrMismatch} {
+	for code, want := range map[uint16]error{wire.CodeForbidden: ErrForbidden, wire.CodeNotFound: ErrNotFound, wire.CodeRange: ErrMismatch} {
 		synctest.Test(t, func(t *testing.T) {
 			data := noise(1, BlockSize)
 			p := newPath(data, 50e6, time.Millisecond)
-			p.mangle = func(int, []byte) []byte { return mqtt.Frame{Kind: mqtt.KindBlob, Code: code}.Encode() }
+			p.mangle = func(int, []byte) []byte { return wire.Frame{Kind: wire.KindBlob, Code: code}.Encode() }
 			if err := pull(t, p, data); !errors.Is(err, want) || time.Since(p.start) > time.Second {
 				t.Errorf("code %d: got %v after %s, want %v at once", code, err, time.Since(p.start), want)
 			}
@@ -284,7 +285,7 @@ func TestObjectThatIsReplacedOnTheWayIsNotMixed(t *testing.T) {
 		old, fresh := bytes.Repeat([]byte("a"), 3*DefaultFrame), bytes.Repeat([]byte("b"), 3*DefaultFrame)
 		p.kind = old
 		p.mangle = func(n int, f []byte) []byte {
-			x, err := mqtt.ParseFrame(f)
+			x, err := wire.ParseFrame(f)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -8,11 +8,13 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/bothy-edge/bothy/updater/mqtt/wire"
 )
 
 // laneDepth is how many frames may wait for the reader of a lane: four times
 // the largest window, so that only a reader that has stopped loses any.
-const laneDepth = 4 * MaxRanges
+const laneDepth = 4 * wire.MaxRanges
 
 // Info is what a depot says of itself on its info topic.
 type Info struct {
@@ -32,7 +34,7 @@ func ParseInfo(b []byte) (Info, error) {
 	if i.V != 1 || i.FrameMax < 1<<10 || i.WindowMax < i.FrameMax {
 		return Info{}, fmt.Errorf("depot info refused: version %d, frames of %d, window of %d bytes", i.V, i.FrameMax, i.WindowMax)
 	}
-	i.FrameMax = min(i.FrameMax, MaxFrame)
+	i.FrameMax = min(i.FrameMax, wire.MaxFrame)
 	return i, nil
 }
 
@@ -67,7 +69,7 @@ func NewBulk(cfg Config, t Topics, depot string) (*Bulk, error) {
 		return nil, err
 	}
 	cfg.ClientID = t.Device + bulkSuffix
-	cfg.MaxPacket = MaxFrame + 4<<10
+	cfg.MaxPacket = wire.MaxFrame + 4<<10
 	cfg.Will, cfg.Farewell = nil, nil
 	if _, err := New(cfg); err != nil {
 		return nil, err
@@ -118,7 +120,7 @@ func (b *Bulk) open() error {
 
 // frame routes by the transfer number; what nobody waits for any more is dropped.
 func (r *bulkRun) frame(m Message) bool {
-	id, ok := transferOf(m.Payload)
+	id, ok := wire.TransferOf(m.Payload)
 	if !ok {
 		return true
 	}
@@ -192,7 +194,7 @@ func (l *Lane) Clock() time.Duration { return time.Since(l.bulk.start) }
 
 // Ask sends a request as this lane's. It does not wait for answers, and loses
 // the request if the connection is lost: the asker must have a timer.
-func (l *Lane) Ask(ctx context.Context, q Request) error {
+func (l *Lane) Ask(ctx context.Context, q wire.Request) error {
 	q.Transfer = l.id
 	b, err := q.Encode()
 	if err != nil {

@@ -12,6 +12,7 @@ import (
 	"github.com/mochi-mqtt/server/v2/packets"
 
 	"github.com/bothy-edge/bothy/updater/mqtt"
+	"github.com/bothy-edge/bothy/updater/mqtt/wire"
 )
 
 // BrokerOptions says how the embedded broker listens and who its operator is.
@@ -38,7 +39,7 @@ func EmbeddedBroker(o BrokerOptions) (*Broker, error) {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	caps := mochi.NewDefaultServerCapabilities()
-	caps.MaximumPacketSize = mqtt.MaxFrame + 4<<10
+	caps.MaximumPacketSize = wire.MaxFrame + 4<<10
 	// The default queues 8,192 messages a client: at 240 KiB a frame, 2 GB for one slow device.
 	caps.MaximumClientWritesPending = 256
 	s := mochi.New(&mochi.Options{

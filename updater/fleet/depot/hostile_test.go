@@ -11,11 +11,12 @@ import (
 	"github.com/bothy-edge/bothy/internal/parts"
 	"github.com/bothy-edge/bothy/updater/content"
 	"github.com/bothy-edge/bothy/updater/mqtt"
+	"github.com/bothy-edge/bothy/updater/mqtt/wire"
 )
 
 // intruder is another client of a broker without access lists: it hears every
 // request to the depot and may answer it.
-func intruder(t *testing.T, url string, answer func(s *mqtt.Session, q mqtt.Request)) *mqtt.Session {
+func intruder(t *testing.T, url string, answer func(s *mqtt.Session, q wire.Request)) *mqtt.Session {
 	t.Helper()
 	asked := make(chan mqtt.Message, 256)
 	topics := mqtt.Topics{Tenant: "acme"}
@@ -34,7 +35,7 @@ func intruder(t *testing.T, url string, answer func(s *mqtt.Session, q mqtt.Requ
 			case <-ctx.Done():
 				return
 			case m := <-asked:
-				if q, err := mqtt.ParseRequest(m.Payload); err == nil && answer != nil {
+				if q, err := wire.ParseRequest(m.Payload); err == nil && answer != nil {
 					answer(s, q)
 				}
 			}
@@ -55,9 +56,9 @@ func TestForgedFramesNeverReachTheFile(t *testing.T) {
 	f := fleet.add(t, want, "box1")
 	serve(t, b.URL, fleet, nil)
 	reply := mqtt.Topics{Tenant: "acme", Device: "box1"}.Reply()
-	intruder(t, b.URL, func(s *mqtt.Session, q mqtt.Request) {
+	intruder(t, b.URL, func(s *mqtt.Session, q wire.Request) {
 		for _, r := range q.Ranges {
-			forged := mqtt.Frame{Kind: q.Kind, Transfer: q.Transfer, Offset: r.Offset, Total: uint64(f.Size), Clock: q.Clock, Payload: make([]byte, r.Length)}
+			forged := wire.Frame{Kind: q.Kind, Transfer: q.Transfer, Offset: r.Offset, Total: uint64(f.Size), Clock: q.Clock, Payload: make([]byte, r.Length)}
 			if r.Offset+uint64(r.Length) <= uint64(f.Size) {
 				s.Publish(context.Background(), reply, 0, false, forged.Encode()) // a lost one is as good
 			}
@@ -121,9 +122,9 @@ func TestFetchGoesOnAfterTheAgentWasStopped(t *testing.T) {
 func TestDevicesShareADepotFairly(t *testing.T) {
 	q := newQueue(1 << 20)
 	for i := range 8 {
-		q.put(job{device: "greedy", at: mqtt.Range{Offset: uint64(i), Length: 100}})
+		q.put(job{device: "greedy", at: wire.Range{Offset: uint64(i), Length: 100}})
 	}
-	q.put(job{device: "modest", at: mqtt.Range{Length: 100}})
+	q.put(job{device: "modest", at: wire.Range{Length: 100}})
 	var order []string
 	for j, ok := q.take(); ok; j, ok = q.take() {
 		order = append(order, j.device)
@@ -131,8 +132,8 @@ func TestDevicesShareADepotFairly(t *testing.T) {
 	if len(order) != 9 || order[1] != "modest" {
 		t.Errorf("got the order %v, want modest second", order)
 	}
-	q.put(job{device: "greedy", at: mqtt.Range{Length: 900 << 10}})
-	q.put(job{device: "greedy", at: mqtt.Range{Length: 900 << 10}})
+	q.put(job{device: "greedy", at: wire.Range{Length: 900 << 10}})
+	q.put(job{device: "greedy", at: wire.Range{Length: 900 << 10}})
 	if got := q.stats().Dropped; got != 1 {
 		t.Errorf("got %d dropped over the window, want 1", got)
 	}

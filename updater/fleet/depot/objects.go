@@ -11,7 +11,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/bothy-edge/bothy/updater/mqtt"
+	"github.com/bothy-edge/bothy/updater/mqtt/wire"
 	"github.com/bothy-edge/bothy/updater/trust"
 )
 
@@ -60,21 +60,21 @@ func (o *objects) drop(key string) {
 }
 
 // open finds the object of a request and says with which code to answer otherwise.
-func (o *objects) open(device string, q mqtt.Request) (object, uint16) {
-	if q.Kind == mqtt.KindMetadata {
+func (o *objects) open(device string, q wire.Request) (object, uint16) {
+	if q.Kind == wire.KindMetadata {
 		return o.metadata(device, q.Name)
 	}
 	digest := hex.EncodeToString(q.Digest[:])
-	if code := o.may(device, digest); code != mqtt.CodeOK {
+	if code := o.may(device, digest); code != wire.CodeOK {
 		return object{}, code
 	}
 	key := digest
 	load := o.blob
-	if q.Kind == mqtt.KindIndex {
+	if q.Kind == wire.KindIndex {
 		key, load = digest+".index", o.index
 	}
 	if have, ok := o.opened[key]; ok {
-		return have, mqtt.CodeOK
+		return have, wire.CodeOK
 	}
 	x, err := load(digest)
 	if err != nil {
@@ -86,7 +86,7 @@ func (o *objects) open(device string, q mqtt.Request) (object, uint16) {
 	}
 	o.opened[key] = x
 	o.order = append(o.order, key)
-	return x, mqtt.CodeOK
+	return x, wire.CodeOK
 }
 
 // may asks the fleet at most once a second for each device and digest: with
@@ -99,12 +99,12 @@ func (o *objects) may(device, digest string) uint16 {
 	if len(o.allowed) > keepVerdicts {
 		clear(o.allowed)
 	}
-	v := verdict{code: mqtt.CodeOK, when: now}
+	v := verdict{code: wire.CodeOK, when: now}
 	switch ok, err := o.fleet.Allowed(device, digest); {
 	case err != nil:
 		v.code = codeOf(err)
 	case !ok:
-		v.code = mqtt.CodeForbidden
+		v.code = wire.CodeForbidden
 	}
 	o.allowed[key] = v
 	return v.code
@@ -112,9 +112,9 @@ func (o *objects) may(device, digest string) uint16 {
 
 func codeOf(err error) uint16 {
 	if errors.Is(err, trust.ErrNotFound) || errors.Is(err, fs.ErrNotExist) {
-		return mqtt.CodeNotFound
+		return wire.CodeNotFound
 	}
-	return mqtt.CodeFailed
+	return wire.CodeFailed
 }
 
 // metadata is read anew each time: it is small, and a signing may have replaced it.
@@ -122,13 +122,13 @@ func (o *objects) metadata(device, name string) (object, uint16) {
 	head, file, ok := strings.Cut(name, "/")
 	repo := trust.Repo(head)
 	if !ok || repo != trust.Catalog && repo != trust.Director || !fs.ValidPath(file) {
-		return object{}, mqtt.CodeNotFound
+		return object{}, wire.CodeNotFound
 	}
 	b, err := o.fleet.Metadata(repo, device, file)
 	if err != nil {
 		return object{}, codeOf(err)
 	}
-	return inMemory(b), mqtt.CodeOK
+	return inMemory(b), wire.CodeOK
 }
 
 func inMemory(b []byte) object {

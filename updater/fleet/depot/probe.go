@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/bothy-edge/bothy/updater/mqtt"
+	"github.com/bothy-edge/bothy/updater/mqtt/wire"
 )
 
 const probeWait = 3 * time.Second
@@ -20,7 +21,7 @@ func (s *server) probe(ctx context.Context) (int, error) {
 	topic := s.topics.Probe(s.cfg.Depot)
 	back := make(chan mqtt.Message, 1)
 	sub := mqtt.Subscription{Filter: topic, Handle: mqtt.Into(back)}
-	session, err := mqtt.New(s.session(s.cfg.Depot+"-probe", mqtt.MaxFrame+4<<10, sub))
+	session, err := mqtt.New(s.session(s.cfg.Depot+"-probe", wire.MaxFrame+4<<10, sub))
 	if err != nil {
 		return 0, err
 	}
@@ -66,7 +67,7 @@ func reconnected(ctx context.Context, session *mqtt.Session, serial uint64) erro
 // echo says whether one frame comes back before time is up, or the connection was lost over it.
 func echo(ctx context.Context, session *mqtt.Session, topic string, arrivals <-chan mqtt.Message, size int) (back, lost bool) {
 	changed := session.Changed()
-	frame := mqtt.Frame{Kind: mqtt.KindBlob, Total: uint64(size), Payload: make([]byte, size)}.Encode()
+	frame := wire.Frame{Kind: wire.KindBlob, Total: uint64(size), Payload: make([]byte, size)}.Encode()
 	if err := session.Publish(ctx, topic, 0, false, frame); err != nil {
 		return false, true
 	}

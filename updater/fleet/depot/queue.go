@@ -4,14 +4,14 @@ import (
 	"sync"
 	"time"
 
-	"github.com/bothy-edge/bothy/updater/mqtt"
+	"github.com/bothy-edge/bothy/updater/mqtt/wire"
 )
 
 // job is one range of one request: one frame to send.
 type job struct {
 	device string
-	ask    mqtt.Request // its Ranges are not used
-	at     mqtt.Range
+	ask    wire.Request // its Ranges are not used
+	at     wire.Range
 	came   time.Time
 }
 
@@ -38,7 +38,7 @@ func (q *queue) put(j job) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	n := int(j.at.Length)
-	if have := q.bytes[j.device]; have > 0 && have+n > q.perDevice || len(q.jobs[j.device]) >= 4*mqtt.MaxRanges {
+	if have := q.bytes[j.device]; have > 0 && have+n > q.perDevice || len(q.jobs[j.device]) >= 4*wire.MaxRanges {
 		q.count.Dropped++
 		return
 	}
@@ -75,7 +75,7 @@ func (q *queue) take() (job, bool) {
 func (q *queue) sent(bytes int, code uint16) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	if code != mqtt.CodeOK {
+	if code != wire.CodeOK {
 		q.count.Refused++
 		return
 	}

@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/bothy-edge/bothy/updater/mqtt"
+	"github.com/bothy-edge/bothy/updater/mqtt/wire"
 )
 
 // framesAhead is how many frames are read from the disk while one is written to the broker.
@@ -16,7 +17,7 @@ func (s *server) enqueue(m mqtt.Message) {
 	if !ok {
 		return
 	}
-	q, err := mqtt.ParseRequest(m.Payload)
+	q, err := wire.ParseRequest(m.Payload)
 	if err != nil {
 		s.cfg.Log.Debug("request refused", "device", device, "error", err)
 		return
@@ -63,7 +64,7 @@ func (s *server) transmit(ctx context.Context) {
 		select {
 		case buf = <-free:
 		default:
-			buf = make([]byte, mqtt.FrameHeader+s.frame)
+			buf = make([]byte, wire.FrameHeader+s.frame)
 		}
 		out <- s.answer(j, buf[:cap(buf)])
 	}
@@ -75,35 +76,35 @@ func (s *server) publish(ctx context.Context, o outgoing) {
 	if err := s.bulk.Publish(ctx, o.topic, 0, false, o.bytes); err != nil {
 		return // lost: the device asks again
 	}
-	s.queue.sent(len(o.bytes)-mqtt.FrameHeader, o.code)
+	s.queue.sent(len(o.bytes)-wire.FrameHeader, o.code)
 }
 
 // answer builds the frame for a job in buf, which it returns shortened.
 func (s *server) answer(j job, buf []byte) outgoing {
-	f := mqtt.Frame{Kind: j.ask.Kind, Transfer: j.ask.Transfer, Offset: j.at.Offset, Clock: j.ask.Clock}
+	f := wire.Frame{Kind: j.ask.Kind, Transfer: j.ask.Transfer, Offset: j.at.Offset, Clock: j.ask.Clock}
 	n := 0
 	o, code := s.objects.open(j.device, j.ask)
-	if code == mqtt.CodeOK {
+	if code == wire.CodeOK {
 		f.Total, f.ID = uint64(o.size), o.id
-		n, code = s.read(o, j, buf[mqtt.FrameHeader:])
+		n, code = s.read(o, j, buf[wire.FrameHeader:])
 	}
 	f.Code = code
 	f.Queued = max(s.cfg.Session.Now().Sub(j.came), time.Duration(0))
-	return outgoing{topic: s.topics.For(j.device).Reply(), code: code, bytes: f.Seal(buf[:mqtt.FrameHeader+n])}
+	return outgoing{topic: s.topics.For(j.device).Reply(), code: code, bytes: f.Seal(buf[:wire.FrameHeader+n])}
 }
 
 // read fills b with the job's range, as far as the object goes.
 func (s *server) read(o object, j job, b []byte) (int, uint16) {
 	if int(j.at.Length) > s.frame || j.at.Offset > uint64(o.size) {
-		return 0, mqtt.CodeRange
+		return 0, wire.CodeRange
 	}
 	n := int(min(int64(j.at.Length), o.size-int64(j.at.Offset)))
 	if n == 0 {
-		return 0, mqtt.CodeOK
+		return 0, wire.CodeOK
 	}
 	if got, _ := o.r.ReadAt(b[:n], int64(j.at.Offset)); got < n {
 		s.cfg.Log.Warn("cannot read an object", "device", j.device, "digest", j.ask.Digest[:6], "offset", j.at.Offset)
-		return 0, mqtt.CodeFailed
+		return 0, wire.CodeFailed
 	}
-	return n, mqtt.CodeOK
+	return n, wire.CodeOK
 }

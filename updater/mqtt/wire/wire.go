@@ -1,4 +1,11 @@
-package mqtt
+// Package wire is the binary form of requests to a depot and of the frames that
+// answer them: fixed big-endian headers with a CRC32C, versioned by their magic.
+//
+// A parser accepts exactly what the encoder writes, allocates no more than its
+// input justifies, and never panics. The checksum finds damage, not forgery:
+// what a frame carries is still to be checked against a signed digest. Pure,
+// and safe for concurrent use.
+package wire
 
 import (
 	"encoding/binary"
@@ -183,8 +190,8 @@ func ParseFrame(b []byte) (Frame, error) {
 	return f, nil
 }
 
-// transferOf is the transfer of a frame before it is checked, to route it by.
-func transferOf(b []byte) (uint64, bool) {
+// TransferOf is the transfer of a frame before it is checked, to route it by.
+func TransferOf(b []byte) (uint64, bool) {
 	if len(b) < FrameHeader || string(b[:4]) != "BYF\x01" {
 		return 0, false
 	}
