@@ -15,10 +15,10 @@ const (
 	forms
 )
 
-// Quants is a batch of activations as int8. Blocks of 32 values lie in tiles of
+// quants is a batch of activations as int8. Blocks of 32 values lie in tiles of
 // one or eight tokens: block n of token t is at index at(t, n) of Scale and the
 // sums, and at 32 times that index of Q.
-type Quants struct {
+type quants struct {
 	Q     []int8
 	Scale []float32 // of the block of 32
 	Bias8 []int32   // -128 times the block's sum: weights stored with 0x80 added
@@ -35,7 +35,7 @@ type Batch struct {
 	tile   int
 	x      []float32 // as given, tokens rows
 	round  [2][]float32
-	quants [2]*Quants
+	ints   [2]*quants
 }
 
 // NewBatch makes room for up to most rows of width values, in the forms that
@@ -51,17 +51,17 @@ func NewBatch(level Level, most, width int, needs ...Form) *Batch {
 				b.round[f-Half] = make([]float32, most*width)
 			}
 		case Blocks32, Blocks256:
-			if b.quants[f-Blocks32] == nil {
-				b.quants[f-Blocks32] = newQuants(tiled, width)
+			if b.ints[f-Blocks32] == nil {
+				b.ints[f-Blocks32] = newQuants(tiled, width)
 			}
 		}
 	}
 	return b
 }
 
-func newQuants(tokens, width int) *Quants {
+func newQuants(tokens, width int) *quants {
 	n := tokens * (width / 32)
-	return &Quants{
+	return &quants{
 		Q: make([]int8, n*32), Scale: make([]float32, n), Sum: make([]float32, n),
 		Bias8: make([]int32, n), Bias4: make([]int32, n), Bias6: make([]int32, 2*n),
 	}
@@ -94,7 +94,7 @@ func (b *Batch) Set(f Form, t int) {
 			if f == Half {
 				out[i] = RoundHalf(v)
 			} else {
-				out[i] = RoundBrain(v)
+				out[i] = roundBrain(v)
 			}
 		}
 	case Blocks32:
@@ -120,7 +120,7 @@ func roundEven(x float32) float32 {
 
 // blocks32 is llama.cpp's q8_0: the largest magnitude of 32 becomes 127.
 func (b *Batch) blocks32(t int, x []float32) {
-	q := b.quants[0]
+	q := b.ints[0]
 	for n := range b.Width / 32 {
 		v := x[n*32 : n*32+32]
 		var most float32
@@ -141,7 +141,7 @@ func (b *Batch) blocks32(t int, x []float32) {
 // blocks256 is llama.cpp's q8_K: the value of the largest magnitude becomes
 // -127, whatever its sign, and the scale keeps its full precision.
 func (b *Batch) blocks256(t int, x []float32) {
-	q := b.quants[1]
+	q := b.ints[1]
 	for n := range b.Width / 256 {
 		v := x[n*256 : n*256+256]
 		var peak, most float32
@@ -165,7 +165,7 @@ func (b *Batch) blocks256(t int, x []float32) {
 
 // put stores one block of 32, multiplied by inverse and rounded, with what the
 // kernels need of its sum, and returns that sum.
-func (q *Quants) put(at int, v []float32, inverse float32) int32 {
+func (q *quants) put(at int, v []float32, inverse float32) int32 {
 	out := q.Q[at*32 : at*32+32]
 	var sums [2]int32
 	for i, f := range v {

@@ -64,7 +64,7 @@ func dot(typ gguf.Type, row []byte, b *Batch, t int) float32 {
 func dot32(typ gguf.Type, row []byte, b *Batch, t int) float32 {
 	var w block32
 	var sum float32
-	x := b.quants[0]
+	x := b.ints[0]
 	size := typ.RowBytes(32)
 	for n := range b.Width / 32 {
 		unpack32(typ, row[n*size:], &w)
@@ -78,7 +78,7 @@ func dot32(typ gguf.Type, row []byte, b *Batch, t int) float32 {
 func dot256(typ gguf.Type, row []byte, b *Batch, t int) float32 {
 	var w block256
 	var sum float32
-	x := b.quants[1]
+	x := b.ints[1]
 	size := typ.RowBytes(256)
 	for n := range b.Width / 256 {
 		unpack256(typ, row[n*size:], &w)

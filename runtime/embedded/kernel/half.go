@@ -39,8 +39,8 @@ func FloatToHalf(f float32) uint16 {
 // RoundHalf is f rounded to half precision.
 func RoundHalf(f float32) float32 { return HalfToFloat(FloatToHalf(f)) }
 
-// RoundBrain is f rounded to bfloat16, to nearest, ties to even.
-func RoundBrain(f float32) float32 {
+// roundBrain is f rounded to bfloat16, to nearest, ties to even.
+func roundBrain(f float32) float32 {
 	bits := math.Float32bits(f)
 	if bits&0x7fffffff > 0x7f800000 {
 		return f

@@ -16,6 +16,21 @@ var allTypes = []gguf.Type{
 
 func newRand() *rand.Rand { return rand.New(rand.NewPCG(1, 2)) }
 
+// scalesOf are the places of the half-precision numbers in a block.
+func scalesOf(t gguf.Type) []int {
+	switch t {
+	case gguf.Q4_1, gguf.Q5_1, gguf.Q4_K, gguf.Q5_K:
+		return []int{0, 2}
+	case gguf.Q2_K:
+		return []int{80, 82}
+	case gguf.Q3_K:
+		return []int{108}
+	case gguf.Q6_K:
+		return []int{208}
+	}
+	return []int{0}
+}
+
 // randomRows are rows of random bytes whose scales are sane numbers.
 func randomRows(r *rand.Rand, t gguf.Type, rows, cols int) []byte {
 	data := make([]byte, rows*t.RowBytes(cols))
@@ -25,13 +40,6 @@ func randomRows(r *rand.Rand, t gguf.Type, rows, cols int) []byte {
 	put := func(at int) {
 		h := FloatToHalf(float32(r.NormFloat64()) * 0.02)
 		data[at], data[at+1] = byte(h), byte(h>>8)
-	}
-	scales := map[gguf.Type][]int{
-		gguf.Q4_1: {0, 2}, gguf.Q5_1: {0, 2}, gguf.Q4_K: {0, 2}, gguf.Q5_K: {0, 2},
-		gguf.Q2_K: {80, 82}, gguf.Q3_K: {108}, gguf.Q6_K: {208},
-	}[t]
-	if scales == nil {
-		scales = []int{0}
 	}
 	switch t {
 	case gguf.F32:
@@ -46,7 +54,7 @@ func randomRows(r *rand.Rand, t gguf.Type, rows, cols int) []byte {
 		}
 	default:
 		for i := 0; i < len(data); i += t.RowBytes(t.Block()) {
-			for _, at := range scales {
+			for _, at := range scalesOf(t) {
 				put(i + at)
 			}
 		}
@@ -113,6 +121,49 @@ func TestEveryLevelEqualsTheOracle(t *testing.T) {
 					}
 				})
 			}
+		}
+	}
+}
+
+// TestExtremesDoNotOverflow has every weight and every activation at the edges
+// of its type, all products of one sign, where narrow sums would wrap.
+func TestExtremesDoNotOverflow(t *testing.T) {
+	const rows, cols = 16, 512
+	for _, level := range Levels() {
+		for _, typ := range allTypes[3:] {
+			for _, fill := range []byte{0x00, 0x7f, 0x80, 0xff} {
+				data := randomRows(newRand(), typ, rows, cols)
+				sane := randomRows(newRand(), typ, rows, cols)
+				for i := range data {
+					data[i] = fill
+				}
+				copyScales(typ, data, sane)
+				for _, sign := range []float32{1, -1} {
+					form, _ := FormOf(typ)
+					b := NewBatch(level, 1, cols, form)
+					b.Reset(1)
+					for i := range b.Row(0) {
+						b.Row(0)[i] = sign
+					}
+					b.Set(form, 0)
+					got := multiplyAll(t, typ, data, rows, cols, level, b)
+					for r := range rows {
+						row := data[r*typ.RowBytes(cols) : (r+1)*typ.RowBytes(cols)]
+						if want := dot(typ, row, b, 0); !near(got[r], want, magnitude(typ, row, b, 0)) {
+							t.Fatalf("%s %v of %#02x, activations of %v: got %v, want %v", level, typ, fill, sign, got[r], want)
+						}
+					}
+				}
+			}
+		}
+	}
+}
+
+// copyScales takes the half-precision scales of sane into data.
+func copyScales(typ gguf.Type, data, sane []byte) {
+	for i := 0; i < len(data); i += typ.RowBytes(typ.Block()) {
+		for _, at := range scalesOf(typ) {
+			copy(data[i+at:i+at+2], sane[i+at:i+at+2])
 		}
 	}
 }
@@ -211,7 +262,7 @@ func TestHalfPrecision(t *testing.T) {
 	if got := HalfToFloat(FloatToHalf(float32(math.NaN()))); got == got {
 		t.Errorf("NaN became %v", got)
 	}
-	if got := RoundBrain(1 + 1.0/256); got != 1 {
+	if got := roundBrain(1 + 1.0/256); got != 1 {
 		t.Errorf("a tie rounds to %v, want 1", got)
 	}
 }

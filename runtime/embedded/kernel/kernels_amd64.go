@@ -61,6 +61,18 @@ func bytesOne256(w, s *byte, x *int8, dx *float32, bias *int32, nb int, out *flo
 func nibblesOne256(w, s *byte, x *int8, dx *float32, bias *int32, nb int, out *float32)
 
 //go:noescape
+func bytesFloorOne256(w, s *byte, x *int8, dx, sx *float32, nb int, out *float32)
+
+//go:noescape
+func nibblesKOne256(w, s *byte, x *int8, dx, sx *float32, nsb int, out *float32)
+
+//go:noescape
+func bytesKOne256(w, s *byte, x *int8, dx, sx *float32, nsb int, out *float32)
+
+//go:noescape
+func partsOne256(w, s *byte, x *int8, dx *float32, bias *int32, nsb int, out *float32)
+
+//go:noescape
 func dotHalf512(x *float32, w *uint16, n int) float32
 
 //go:noescape
@@ -128,16 +140,24 @@ func packing256(t gguf.Type) *packing {
 		return &packing{lane: laneBytes, weights: 512, scales: 32, run: withBias(bytesOne256, nil, bias8)}
 	case gguf.Q4_0:
 		return &packing{lane: laneNibbles, weights: 256, scales: 32, run: withBias(nibblesOne256, nil, bias4)}
+	case gguf.Q4_1, gguf.Q5_1:
+		return &packing{lane: laneFloor, weights: 512, scales: 64, run: withSum(bytesFloorOne256, nil)}
+	case gguf.Q4_K:
+		return &packing{lane: laneNibblesK, weights: 2048, scales: 320, run: withSum(nibblesKOne256, nil)}
+	case gguf.Q5_K:
+		return &packing{lane: laneBytesK, weights: 4096, scales: 320, run: withSum(bytesKOne256, nil)}
+	case gguf.Q6_K, gguf.Q3_K, gguf.IQ4XS:
+		return &packing{lane: laneParts, weights: 4096, scales: 288, run: withBias(partsOne256, nil, bias6)}
 	}
 	return nil
 }
 
-func bias8(q *Quants, at int) *int32 { return &q.Bias8[at] }
-func bias4(q *Quants, at int) *int32 { return &q.Bias4[at] }
-func bias6(q *Quants, at int) *int32 { return &q.Bias6[2*at] }
+func bias8(q *quants, at int) *int32 { return &q.Bias8[at] }
+func bias4(q *quants, at int) *int32 { return &q.Bias4[at] }
+func bias6(q *quants, at int) *int32 { return &q.Bias6[2*at] }
 
-func withBias(one, eight intKernel, bias func(*Quants, int) *int32) runFunc {
-	return func(w, s []byte, q *Quants, at, blocks int, tile bool, out *float32) {
+func withBias(one, eight intKernel, bias func(*quants, int) *int32) runFunc {
+	return func(w, s []byte, q *quants, at, blocks int, tile bool, out *float32) {
 		k := one
 		if tile {
 			k = eight
@@ -147,7 +167,7 @@ func withBias(one, eight intKernel, bias func(*Quants, int) *int32) runFunc {
 }
 
 func withSum(one, eight sumKernel) runFunc {
-	return func(w, s []byte, q *Quants, at, blocks int, tile bool, out *float32) {
+	return func(w, s []byte, q *quants, at, blocks int, tile bool, out *float32) {
 		k := one
 		if tile {
 			k = eight

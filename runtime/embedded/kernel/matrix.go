@@ -91,7 +91,7 @@ func (m *Matrix) Mul(b *Batch, lo, hi int, out []float32, stride int) {
 		return
 	}
 	form := m.Form()
-	q := b.quants[form-Blocks32]
+	q := b.ints[form-Blocks32]
 	var tile [8 * Lanes]float32
 	for g := lo; g < hi; g++ {
 		w, s := m.planes(g)
@@ -106,7 +106,7 @@ func (m *Matrix) Mul(b *Batch, lo, hi int, out []float32, stride int) {
 }
 
 // tokens computes a group for the tile that begins with token t.
-func (m *Matrix) tokens(b *Batch, q *Quants, w, s []byte, t int, tile *[8 * Lanes]float32) {
+func (m *Matrix) tokens(b *Batch, q *quants, w, s []byte, t int, tile *[8 * Lanes]float32) {
 	m.packing.run(w, s, q, b.at(t, 0), m.blocks, b.tile == 8, &tile[0])
 }
 

@@ -13,12 +13,21 @@ type packing struct {
 
 // runFunc computes a group for the activations whose first block is at: one
 // token, or a tile of eight. out has Lanes values a token.
-type runFunc func(w, s []byte, q *Quants, at, blocks int, tile bool, out *float32)
+type runFunc func(w, s []byte, q *quants, at, blocks int, tile bool, out *float32)
 
 // interleave spreads n values of one row over the vectors of its group.
 func (p *packing) interleave(q []int8, row int, w []byte) {
-	for i, v := range q {
-		w[i/4*64+row*4+i%4] = byte(v) ^ p.offset
+	for i := 0; i < len(q); i += 4 {
+		from, to := q[i:i+4:i+4], w[i*16+row*4:][:4:4]
+		to[0], to[1] = byte(from[0])^p.offset, byte(from[1])^p.offset
+		to[2], to[3] = byte(from[2])^p.offset, byte(from[3])^p.offset
+	}
+}
+
+// interleaveBytes is interleave for bytes that stay as they are.
+func interleaveBytes(p []byte, row int, w []byte) {
+	for i := 0; i < len(p); i += 4 {
+		copy(w[i*16+row*4:][:4], p[i:i+4])
 	}
 }
 
@@ -33,9 +42,7 @@ func laneBytes(p *packing, t gguf.Type, block []byte, row int, w, s []byte) {
 // laneNibbles: q4_0's own nibbles, one scale for 32.
 func laneNibbles(_ *packing, _ gguf.Type, block []byte, row int, w, s []byte) {
 	copy(s[row*2:], block[:2])
-	for i, v := range block[2:18] {
-		w[i/4*64+row*4+i%4] = v
-	}
+	interleaveBytes(block[2:18], row, w)
 }
 
 // laneFloor: a byte a weight, a scale and a floor for 32, the floor negated.
@@ -50,9 +57,7 @@ func laneFloor(p *packing, t gguf.Type, block []byte, row int, w, s []byte) {
 // laneNibblesK: q4_k's own nibbles, with multipliers and minima taken apart.
 func laneNibblesK(_ *packing, _ gguf.Type, block []byte, row int, w, s []byte) {
 	scalesK(block, row, s)
-	for i, v := range block[16:144] {
-		w[i/4*64+row*4+i%4] = v
-	}
+	interleaveBytes(block[16:144], row, w)
 }
 
 // laneBytesK: a byte a weight, with multipliers and minima for 32.

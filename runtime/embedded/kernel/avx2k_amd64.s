@@ -1,0 +1,306 @@
+#include "textflag.h"
+
+// Kernels for AVX2 with FMA and F16C, K types: weights in the order of
+// blocks32_amd64.s, scales in that of blocks256_amd64.s and parts_amd64.s.
+//
+// Y12 holds the mask of a nibble, Y13 and Y14 the sums of rows 0 to 7 and 8 to
+// 15, Y15 sixteen ones in 16 bits.
+
+// One vector of 4 inputs: products of unsigned weights add up in 16 bits.
+#define LOWSTEP(wo, xo) \
+	VPBROADCASTD xo(CX), Y6 \
+	VPAND wo(AX), Y12, Y4 \
+	VPAND (wo+32)(AX), Y12, Y5 \
+	VPMADDUBSW Y6, Y4, Y4 \
+	VPMADDUBSW Y6, Y5, Y5 \
+	VPADDW Y4, Y0, Y0 \
+	VPADDW Y5, Y1, Y1
+
+#define HIGHSTEP(wo, xo) \
+	VPBROADCASTD xo(CX), Y6 \
+	VMOVDQU wo(AX), Y4 \
+	VMOVDQU (wo+32)(AX), Y5 \
+	VPSRLW $4, Y4, Y4 \
+	VPSRLW $4, Y5, Y5 \
+	VPAND Y4, Y12, Y4 \
+	VPAND Y5, Y12, Y5 \
+	VPMADDUBSW Y6, Y4, Y4 \
+	VPMADDUBSW Y6, Y5, Y5 \
+	VPADDW Y4, Y0, Y0 \
+	VPADDW Y5, Y1, Y1
+
+#define BYTESTEP(wo, xo) \
+	VPBROADCASTD xo(CX), Y6 \
+	VMOVDQU wo(AX), Y4 \
+	VMOVDQU (wo+32)(AX), Y5 \
+	VPMADDUBSW Y6, Y4, Y4 \
+	VPMADDUBSW Y6, Y5, Y5 \
+	VPADDW Y4, Y0, Y0 \
+	VPADDW Y5, Y1, Y1
+
+#define CLEAR16 \
+	VPXOR Y0, Y0, Y0 \
+	VPXOR Y1, Y1, Y1
+
+#define WIDEN \
+	VPMADDWD Y15, Y0, Y0 \
+	VPMADDWD Y15, Y1, Y1
+
+// Y0, Y1: integer sums of a block of 32. Y8, Y9: scales; Y10, Y11: minima.
+#define SCALED \
+	VCVTDQ2PS Y0, Y0 \
+	VCVTDQ2PS Y1, Y1 \
+	VBROADCASTSS (DX), Y7 \
+	VPMOVZXBD (BX), Y4 \
+	VPMOVZXBD 8(BX), Y5 \
+	VCVTDQ2PS Y4, Y4 \
+	VCVTDQ2PS Y5, Y5 \
+	VMULPS Y8, Y4, Y4 \
+	VMULPS Y9, Y5, Y5 \
+	VMULPS Y7, Y4, Y4 \
+	VMULPS Y7, Y5, Y5 \
+	VFMADD231PS Y4, Y0, Y13 \
+	VFMADD231PS Y5, Y1, Y14 \
+	VBROADCASTSS (SI), Y7 \
+	VPMOVZXBD 16(BX), Y4 \
+	VPMOVZXBD 24(BX), Y5 \
+	VCVTDQ2PS Y4, Y4 \
+	VCVTDQ2PS Y5, Y5 \
+	VMULPS Y10, Y4, Y4 \
+	VMULPS Y11, Y5, Y5 \
+	VFNMADD231PS Y7, Y4, Y13 \
+	VFNMADD231PS Y7, Y5, Y14 \
+	ADDQ $32, BX \
+	ADDQ $4, DX \
+	ADDQ $4, SI
+
+#define HEADK \
+	VCVTPH2PS (BX), Y8 \
+	VCVTPH2PS 16(BX), Y9 \
+	VCVTPH2PS 32(BX), Y10 \
+	VCVTPH2PS 48(BX), Y11 \
+	ADDQ $64, BX
+
+// func nibblesKOne256(w, s *byte, x *int8, dx, sx *float32, nsb int, out *float32)
+// 32 inputs stay below 16 bits: 8 * 15*127*2 = 30,480
+TEXT ·nibblesKOne256(SB), NOSPLIT, $0-56
+	MOVQ w+0(FP), AX
+	MOVQ s+8(FP), BX
+	MOVQ x+16(FP), CX
+	MOVQ dx+24(FP), DX
+	MOVQ sx+32(FP), SI
+	MOVQ nsb+40(FP), DI
+	MOVQ out+48(FP), R8
+	VPCMPEQW Y15, Y15, Y15
+	VPSRLW $15, Y15, Y15
+	MOVQ $0x0f0f0f0f, R9
+	MOVQ R9, X12
+	VPBROADCASTD X12, Y12
+	VXORPS Y13, Y13, Y13
+	VXORPS Y14, Y14, Y14
+ksb:
+	HEADK
+	MOVQ $4, R10
+kg:
+	CLEAR16
+	LOWSTEP(0, 0)
+	LOWSTEP(64, 4)
+	LOWSTEP(128, 8)
+	LOWSTEP(192, 12)
+	LOWSTEP(256, 16)
+	LOWSTEP(320, 20)
+	LOWSTEP(384, 24)
+	LOWSTEP(448, 28)
+	WIDEN
+	SCALED
+	CLEAR16
+	HIGHSTEP(0, 32)
+	HIGHSTEP(64, 36)
+	HIGHSTEP(128, 40)
+	HIGHSTEP(192, 44)
+	HIGHSTEP(256, 48)
+	HIGHSTEP(320, 52)
+	HIGHSTEP(384, 56)
+	HIGHSTEP(448, 60)
+	WIDEN
+	SCALED
+	ADDQ $512, AX
+	ADDQ $64, CX
+	DECQ R10
+	JNZ  kg
+	DECQ DI
+	JNZ  ksb
+	VMOVUPS Y13, (R8)
+	VMOVUPS Y14, 32(R8)
+	VZEROUPPER
+	RET
+
+// func bytesKOne256(w, s *byte, x *int8, dx, sx *float32, nsb int, out *float32)
+// weights up to 31: 16 inputs stay below 16 bits, 4 * 31*127*2 = 31,496
+TEXT ·bytesKOne256(SB), NOSPLIT, $0-56
+	MOVQ w+0(FP), AX
+	MOVQ s+8(FP), BX
+	MOVQ x+16(FP), CX
+	MOVQ dx+24(FP), DX
+	MOVQ sx+32(FP), SI
+	MOVQ nsb+40(FP), DI
+	MOVQ out+48(FP), R8
+	VPCMPEQW Y15, Y15, Y15
+	VPSRLW $15, Y15, Y15
+	VXORPS Y13, Y13, Y13
+	VXORPS Y14, Y14, Y14
+bsb:
+	HEADK
+	MOVQ $8, R10
+bb:
+	CLEAR16
+	BYTESTEP(0, 0)
+	BYTESTEP(64, 4)
+	BYTESTEP(128, 8)
+	BYTESTEP(192, 12)
+	WIDEN
+	VMOVDQA Y0, Y2
+	VMOVDQA Y1, Y3
+	CLEAR16
+	BYTESTEP(256, 16)
+	BYTESTEP(320, 20)
+	BYTESTEP(384, 24)
+	BYTESTEP(448, 28)
+	WIDEN
+	VPADDD Y2, Y0, Y0
+	VPADDD Y3, Y1, Y1
+	SCALED
+	ADDQ $512, AX
+	ADDQ $32, CX
+	DECQ R10
+	JNZ  bb
+	DECQ DI
+	JNZ  bsb
+	VMOVUPS Y13, (R8)
+	VMOVUPS Y14, 32(R8)
+	VZEROUPPER
+	RET
+
+// func bytesFloorOne256(w, s *byte, x *int8, dx, sx *float32, nb int, out *float32)
+// s: 16 half-precision scales, then 16 floors with the sign turned
+TEXT ·bytesFloorOne256(SB), NOSPLIT, $0-56
+	MOVQ w+0(FP), AX
+	MOVQ s+8(FP), BX
+	MOVQ x+16(FP), CX
+	MOVQ dx+24(FP), DX
+	MOVQ sx+32(FP), SI
+	MOVQ nb+40(FP), DI
+	MOVQ out+48(FP), R8
+	VPCMPEQW Y15, Y15, Y15
+	VPSRLW $15, Y15, Y15
+	VXORPS Y13, Y13, Y13
+	VXORPS Y14, Y14, Y14
+fb:
+	HEADK
+	CLEAR16
+	BYTESTEP(0, 0)
+	BYTESTEP(64, 4)
+	BYTESTEP(128, 8)
+	BYTESTEP(192, 12)
+	WIDEN
+	VMOVDQA Y0, Y2
+	VMOVDQA Y1, Y3
+	CLEAR16
+	BYTESTEP(256, 16)
+	BYTESTEP(320, 20)
+	BYTESTEP(384, 24)
+	BYTESTEP(448, 28)
+	WIDEN
+	VPADDD Y2, Y0, Y0
+	VPADDD Y3, Y1, Y1
+	VCVTDQ2PS Y0, Y0
+	VCVTDQ2PS Y1, Y1
+	VBROADCASTSS (DX), Y7
+	VMULPS Y7, Y8, Y8
+	VMULPS Y7, Y9, Y9
+	VFMADD231PS Y8, Y0, Y13
+	VFMADD231PS Y9, Y1, Y14
+	VBROADCASTSS (SI), Y7
+	VFNMADD231PS Y7, Y10, Y13
+	VFNMADD231PS Y7, Y11, Y14
+	ADDQ $512, AX
+	ADDQ $32, CX
+	ADDQ $4, DX
+	ADDQ $4, SI
+	DECQ DI
+	JNZ  fb
+	VMOVUPS Y13, (R8)
+	VMOVUPS Y14, 32(R8)
+	VZEROUPPER
+	RET
+
+// Signed weights: their magnitude times activations with their sign.
+#define SIGNSTEP(wo, xo) \
+	VPBROADCASTD xo(CX), Y6 \
+	VMOVDQU wo(AX), Y4 \
+	VMOVDQU (wo+32)(AX), Y5 \
+	VPSIGNB Y4, Y6, Y7 \
+	VPSIGNB Y5, Y6, Y6 \
+	VPABSB Y4, Y4 \
+	VPABSB Y5, Y5 \
+	VPMADDUBSW Y7, Y4, Y4 \
+	VPMADDUBSW Y6, Y5, Y5 \
+	VPMADDWD Y15, Y4, Y4 \
+	VPMADDWD Y15, Y5, Y5 \
+	VPADDD Y4, Y0, Y0 \
+	VPADDD Y5, Y1, Y1
+
+#define MULTIPLIED(so) \
+	VPMOVSXBD so(BX), Y4 \
+	VPMOVSXBD (so+8)(BX), Y5 \
+	VPMULLD Y4, Y0, Y0 \
+	VPMULLD Y5, Y1, Y1 \
+	VPADDD Y0, Y2, Y2 \
+	VPADDD Y1, Y3, Y3
+
+// func partsOne256(w, s *byte, x *int8, dx *float32, bias *int32, nsb int, out *float32)
+// signed bytes without offset
+TEXT ·partsOne256(SB), NOSPLIT, $0-56
+	MOVQ w+0(FP), AX
+	MOVQ s+8(FP), BX
+	MOVQ x+16(FP), CX
+	MOVQ dx+24(FP), DX
+	MOVQ nsb+40(FP), DI
+	MOVQ out+48(FP), R8
+	VPCMPEQW Y15, Y15, Y15
+	VPSRLW $15, Y15, Y15
+	VXORPS Y13, Y13, Y13
+	VXORPS Y14, Y14, Y14
+psb:
+	VCVTPH2PS (BX), Y8
+	VCVTPH2PS 16(BX), Y9
+	ADDQ $32, BX
+	VPXOR Y2, Y2, Y2
+	VPXOR Y3, Y3, Y3
+	MOVQ $16, R10
+pp:
+	CLEAR16
+	SIGNSTEP(0, 0)
+	SIGNSTEP(64, 4)
+	SIGNSTEP(128, 8)
+	SIGNSTEP(192, 12)
+	MULTIPLIED(0)
+	ADDQ $256, AX
+	ADDQ $16, BX
+	ADDQ $16, CX
+	DECQ R10
+	JNZ  pp
+	VCVTDQ2PS Y2, Y2
+	VCVTDQ2PS Y3, Y3
+	VBROADCASTSS (DX), Y7
+	VMULPS Y7, Y8, Y8
+	VMULPS Y7, Y9, Y9
+	VFMADD231PS Y8, Y2, Y13
+	VFMADD231PS Y9, Y3, Y14
+	ADDQ $32, DX
+	DECQ DI
+	JNZ  psb
+	VMOVUPS Y13, (R8)
+	VMOVUPS Y14, 32(R8)
+	VZEROUPPER
+	RET
