@@ -1,6 +1,7 @@
 package runtime
 
 import (
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
@@ -79,5 +80,28 @@ func TestFitsHost(t *testing.T) {
 	}
 	if err := FitsHost(Spec{Files: []string{short}}); err == nil {
 		t.Error("got a fit of a truncated file")
+	}
+}
+
+// A header may claim anything; the estimate must neither overflow nor say that it fits.
+func TestEstimateOfAbsurdHeaders(t *testing.T) {
+	model, err := os.ReadFile(parts.Model(t, "mote-chat-q8_0.gguf"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for key, value := range map[string]uint32{
+		"llama.block_count": math.MaxUint32, "llama.attention.head_count_kv": math.MaxUint32,
+		"llama.context_length": math.MaxUint32, "llama.feed_forward_length": math.MaxUint32,
+	} {
+		path := patched(t, model, key, value)
+		n, err := Estimate(path, 0, maxSlots)
+		if err == nil && fits(n, 64<<30, 64<<30) == nil {
+			t.Errorf("%s of %d: got %v, which fits 64 GiB", key, value, n)
+		}
+	}
+	for _, key := range []string{"llama.attention.head_count", "llama.embedding_length"} {
+		if _, err := Estimate(patched(t, model, key, 0), 0, 1); err != nil {
+			t.Errorf("%s of 0: got %v; the engine is the one to refuse the model", key, err)
+		}
 	}
 }

@@ -74,17 +74,24 @@ func endlessModel(t *testing.T, path string) ([]string, map[string]any) {
 	if err != nil || !ok {
 		t.Fatalf("cannot take %s: end token %v, %v", path, ok, err)
 	}
-	key := []byte("llama.context_length\x04\x00\x00\x00") // the key, then type 4: uint32
-	at := bytes.Index(b, key)
+	return []string{patched(t, b, "llama.context_length", 128<<10)}, map[string]any{"logit_bias": map[string]int{strconv.FormatUint(eos, 10): -100}, "max_tokens": 100 << 10}
+}
+
+// patched writes a copy of a model with another number in its header.
+func patched(t *testing.T, model []byte, key string, value uint32) string {
+	t.Helper()
+	mark := []byte(key + "\x04\x00\x00\x00") // the key, then type 4: uint32
+	at := bytes.Index(model, mark)
 	if at < 0 {
-		t.Fatalf("%s has no context length", path)
+		t.Fatalf("the model has no %s", key)
 	}
-	binary.LittleEndian.PutUint32(b[at+len(key):], 128<<10)
-	long := filepath.Join(t.TempDir(), "long.gguf")
-	if err := os.WriteFile(long, b, 0o600); err != nil {
+	b := bytes.Clone(model)
+	binary.LittleEndian.PutUint32(b[at+len(mark):], value)
+	path := filepath.Join(t.TempDir(), "patched.gguf")
+	if err := os.WriteFile(path, b, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	return []string{long}, map[string]any{"logit_bias": map[string]int{strconv.FormatUint(eos, 10): -100}, "max_tokens": 100 << 10}
+	return path
 }
 
 // TestAdapters is the behaviour that every kind of engine has to show under the supervisor.

@@ -74,7 +74,7 @@ func TestCrashesAreRestartedWithBackoffUntilTheBudgetIsSpent(t *testing.T) {
 		if again := b.EnsureReady(t.Context(), "m"); !errors.As(again, &failed) || b.launches() != 5 {
 			t.Errorf("got %v after %d launches, want the failure at once during the cool-down", again, b.launches())
 		}
-		<-time.After(time.Minute)
+		<-time.After(time.Minute + time.Second)
 		if err := b.EnsureReady(t.Context(), "m"); err != nil {
 			t.Errorf("got %v after the cool-down, want it tried again and well", err)
 		}
