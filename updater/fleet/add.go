@@ -257,13 +257,10 @@ func (f *Fleet) ingestOne(ctx context.Context, path string, progress func(n int6
 }
 
 // adopt makes a finished copy a blob. The index comes first: a blob that can
-// be seen has one.
+// be seen has one. A blob that is there is replaced: the disk may have damaged it.
 func (f *Fleet) adopt(tmp *os.File, file release.File, index []byte) error {
 	if err := writeFile(f.blobPath(file.SHA256)+".index", index, 0o644); err != nil {
 		return err
-	}
-	if info, err := os.Stat(f.blobPath(file.SHA256)); err == nil && info.Size() == file.Size {
-		return nil
 	}
 	if err := tmp.Chmod(0o644); err != nil {
 		return err
