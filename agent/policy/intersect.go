@@ -86,14 +86,35 @@ func stricterBound(a, b int) int {
 // what holds while a new policy is on its way in, so that a narrowing takes effect
 // before the change is committed and an undo never widens.
 type Set struct {
-	a, b      *Policy
+	a, b      member
 	upstreams []Upstream
 	foreign   []Place // names that mean different upstreams in the two policies
 }
 
+// member is a *Policy, or a *Set of further ones.
+type member interface {
+	Decider
+	Name() string
+	KillSwitch() bool
+}
+
+// All is the set of any number of policies: one is itself, none is Default.
+func All(policies ...*Policy) Decider {
+	if len(policies) == 0 {
+		return Default()
+	}
+	var all member = policies[0]
+	for _, p := range policies[1:] {
+		all = both(all, p)
+	}
+	return all
+}
+
 // Both is the set of a and b. An upstream counts only when both define it alike:
 // the same name for another host or credential is another place.
-func Both(a, b *Policy) *Set {
+func Both(a, b *Policy) *Set { return both(a, b) }
+
+func both(a, b member) *Set {
 	s := &Set{a: a, b: b}
 	for _, u := range a.Upstreams() {
 		i := slices.IndexFunc(b.Upstreams(), func(o Upstream) bool { return o.Name == u.Name })
@@ -112,6 +133,9 @@ func Both(a, b *Policy) *Set {
 func sameUpstream(a, b Upstream) bool {
 	return a.API == b.API && a.BaseURL == b.BaseURL && a.Credential == b.Credential && maps.Equal(a.Models, b.Models)
 }
+
+// Name joins the names of the policies.
+func (s *Set) Name() string { return s.a.Name() + "+" + s.b.Name() }
 
 // Decide is the intersection of the two verdicts.
 func (s *Set) Decide(c Caller, a Ask) Verdict {

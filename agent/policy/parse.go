@@ -2,7 +2,7 @@ package policy
 
 import (
 	"math"
-	"net"
+	"net/netip"
 	"net/url"
 	"strconv"
 	"strings"
@@ -104,8 +104,8 @@ func (r *reader) baseURL(n ast.Node) string {
 }
 
 func loopback(host string) bool {
-	ip := net.ParseIP(host)
-	return host == "localhost" || ip != nil && ip.IsLoopback()
+	ip, err := netip.ParseAddr(host)
+	return host == "localhost" || err == nil && ip.IsLoopback()
 }
 
 // models reads alias: upstream's name.

@@ -88,7 +88,10 @@ const minEntropy = 2.5
 // token looks for a credential in the word that begins at i.
 func (s *scan) token(i int) {
 	rest := s.text[i:]
-	if strings.HasPrefix(rest, "eyJ") {
+	if len(rest) < minText {
+		return
+	}
+	if rest[:3] == "eyJ" {
 		s.jwt(i)
 		return
 	}
@@ -97,7 +100,7 @@ func (s *scan) token(i int) {
 	}
 	for k := range vendorsBy[rest[0]] {
 		v := &vendorsBy[rest[0]][k]
-		if !strings.HasPrefix(rest, v.prefix) {
+		if rest[1] != v.prefix[1] || !strings.HasPrefix(rest, v.prefix) { // most words differ in their second letter
 			continue
 		}
 		secret := rest[len(v.prefix):]
@@ -112,7 +115,7 @@ func (s *scan) token(i int) {
 // awsSecret looks for a name of contexts at i with 40 characters of base64 after it.
 func (s *scan) awsSecret(i int) bool {
 	rest := s.text[i:]
-	if len(rest) < 3 || rest[2]|0x20 != 's' && rest[2]|0x20 != 'c' {
+	if c := rest[2] | 0x20; c != 's' && c != 'c' {
 		return false
 	}
 	k := slices.IndexFunc(contexts, func(c string) bool { return len(rest) > len(c) && strings.EqualFold(rest[:len(c)], c) })
