@@ -229,3 +229,37 @@ func TestSocketPathTooLongIsRefused(t *testing.T) {
 		t.Errorf("got %v for 107 bytes, want none", err)
 	}
 }
+
+func TestSweepRemovesOnlyItsOwnFolders(t *testing.T) {
+	dir := t.TempDir()
+	for _, d := range []string{"g7/rest", "g7x", "data", "g"} {
+		if err := os.MkdirAll(filepath.Join(dir, d), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.WriteFile(filepath.Join(dir, "g8"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s := New(Config{Dir: dir})
+	defer s.Close(context.Background())
+	var left []string
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		left = append(left, e.Name())
+	}
+	if want := []string{"data", "g", "g7x", "g8"}; !slices.Equal(left, want) {
+		t.Errorf("got %v left, want %v", left, want)
+	}
+}
+
+func TestNoDirectoryIsRefused(t *testing.T) {
+	s := New(Config{Adapters: map[string]Adapter{"it": Embedded{}}})
+	defer s.Close(context.Background())
+	err := s.Start(t.Context(), Spec{Alias: "m", Engine: "it", Files: []string{"/model"}})
+	if err == nil || !strings.Contains(err.Error(), "no runtime directory") {
+		t.Errorf("got %v, want a refusal", err)
+	}
+}

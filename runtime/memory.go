@@ -17,7 +17,7 @@ const (
 	kvBytes = 2
 	// physicalBatch is how many tokens llama-server computes at once (--ubatch-size); its buffers scale with it.
 	physicalBatch = 512
-	// processBytes is what an engine takes before it holds any model: measured 20 to 35 MiB for llama-server.
+	// processBytes is what an engine takes before it holds any model: llama-server was seen at about 25 MiB.
 	processBytes = 32 << 20
 	// hostReserve stays free for the agent and the system when a load is judged.
 	hostReserve = 256 << 20

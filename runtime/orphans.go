@@ -4,10 +4,14 @@ import (
 	"bytes"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strconv"
 	"strings"
 	"syscall"
 )
+
+// generationDir is the name of an engine's folder, see socketPath. Nothing else is ever removed.
+var generationDir = regexp.MustCompile(`^g[0-9]+$`)
 
 // sweep kills the engines that a dead agent left under dir and removes their folders. It returns how many processes it killed.
 func sweep(dir string) int {
@@ -16,9 +20,11 @@ func sweep(dir string) int {
 	}
 	prefix := markVar + "=" + filepath.Clean(dir) + string(filepath.Separator)
 	n := killMarked(func(mark string) bool { return strings.HasPrefix(mark, prefix) })
-	old, _ := filepath.Glob(filepath.Join(dir, "g[0-9]*"))
-	for _, d := range old {
-		os.RemoveAll(d)
+	entries, _ := os.ReadDir(dir) // a folder that does not exist holds no rest
+	for _, e := range entries {
+		if e.IsDir() && generationDir.MatchString(e.Name()) {
+			os.RemoveAll(filepath.Join(dir, e.Name()))
+		}
 	}
 	return n
 }

@@ -100,7 +100,7 @@ func New(cfg Config) *Supervisor {
 
 func withDefaults(c *Config) {
 	// An engine runs in its own folder, so a relative path would name another place there.
-	if abs, err := filepath.Abs(c.Dir); err == nil {
+	if abs, err := filepath.Abs(c.Dir); err == nil && c.Dir != "" {
 		c.Dir = abs
 	}
 	if c.Launcher == nil {
@@ -331,6 +331,9 @@ func (s *Supervisor) Close(ctx context.Context) error {
 func (s *Supervisor) own(spec Spec) (*owner, error) {
 	if err := spec.validate(); err != nil {
 		return nil, err
+	}
+	if s.cfg.Dir == "" {
+		return nil, errors.New("no runtime directory is configured")
 	}
 	if s.cfg.Adapters[spec.Engine] == nil {
 		return nil, fmt.Errorf("no engine of kind %q is configured", spec.Engine)
