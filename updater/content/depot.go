@@ -41,6 +41,7 @@ type Depot struct {
 	Frame int                                    // largest frame, bytes; DefaultFrame
 	Stall time.Duration                          // without progress before giving up; 60 s
 	Pace  func(ctx context.Context, n int) error // asked before n bytes are; nil = at once
+	GC    *Collector                             // relaxed during a pull; nil leaves it alone
 	Now   func() time.Time
 
 	join func() (Lane, error)
@@ -105,6 +106,7 @@ func (d *Depot) Blocks(ctx context.Context, f release.File, want []Block, sink S
 		return err
 	}
 	defer lane.Close()
+	defer d.GC.begin()()
 	p := &puller{depot: d, lane: lane, digest: digest, want: want, sink: sink, flying: map[uint64]*slice{}}
 	return p.run(ctx)
 }

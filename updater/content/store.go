@@ -124,6 +124,28 @@ func (s *Store) Index(digest string) (Index, error) {
 	return ParseIndex(b)
 }
 
+// Verify reads a whole file again and says whether it still has its digest: the
+// error is ErrMismatch if not. Fetch and Import have done this once; a disk may
+// have changed its mind since.
+func (s *Store) Verify(ctx context.Context, digest string) error {
+	if !validDigest(digest) {
+		return fmt.Errorf("cannot check %q: it is no digest", digest)
+	}
+	f, err := os.Open(s.Path(digest))
+	if err != nil {
+		return fmt.Errorf("cannot check %s: %w", short(digest), err)
+	}
+	defer f.Close()
+	sum := sha256.New()
+	if _, err := io.CopyBuffer(sum, &ctxReader{ctx, f}, make([]byte, BlockSize)); err != nil {
+		return fmt.Errorf("cannot check %s: %w", short(digest), err)
+	}
+	if got := hex.EncodeToString(sum.Sum(nil)); got != digest {
+		return fmt.Errorf("cannot use %s: the disk has %s under its name: %w", short(digest), short(got), ErrMismatch)
+	}
+	return nil
+}
+
 // List is the digests of all whole files, sorted.
 func (s *Store) List() ([]string, error) {
 	all, err := os.ReadDir(filepath.Join(s.dir, "blobs"))

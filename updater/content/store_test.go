@@ -95,6 +95,25 @@ func TestDigestsThatAreNoneGetNowhere(t *testing.T) {
 	}
 }
 
+func TestVerifyFindsAChangedFile(t *testing.T) {
+	s := openStore(t)
+	want := noise(1, BlockSize+9)
+	f, x := fileOf(want)
+	if _, err := s.Fetch(t.Context(), f, []Source{&memory{data: want, index: x}}, nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Verify(t.Context(), f.SHA256); err != nil {
+		t.Error(err)
+	}
+	want[BlockSize]++
+	if err := errors.Join(os.Chmod(s.Path(f.SHA256), 0o600), os.WriteFile(s.Path(f.SHA256), want, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Verify(t.Context(), f.SHA256); !errors.Is(err, ErrMismatch) {
+		t.Errorf("got %v, want %v", err, ErrMismatch)
+	}
+}
+
 func TestDigestIsWorkedOnByOneCall(t *testing.T) {
 	s := openStore(t)
 	want := noise(1, 2*BlockSize)

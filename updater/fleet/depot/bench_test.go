@@ -19,6 +19,7 @@ func BenchmarkPull(b *testing.B) {
 	f := fleet.add(b, noise(1, benchSize), "box1")
 	serve(b, broker.URL, fleet, nil)
 	src := source(b, broker.URL, "box1")
+	src.GC = &content.Collector{}
 	b.SetBytes(benchSize)
 	for b.Loop() {
 		s := openStore(b, b.TempDir())
