@@ -11,8 +11,9 @@
 // answer; a switch fails no request, since the old generation ends only when
 // its last lease is returned or the drain limit passes; a crashed or hung
 // engine is restarted with capped, jittered back-off until its crash budget is
-// spent, and is then reported as failed with its last log lines; nothing of an
-// engine outlives Close, nor (as a plain child) a killed agent.
+// spent, and is then reported as failed with its last log lines and tried ever
+// more rarely; nothing of an engine outlives Close. As a plain child an engine
+// dies with a killed agent, and what it had started itself with the next New.
 //
 // What differs between kinds of engine is the Adapter: which process, which
 // flags, which question proves it well. How a process comes to be is the
