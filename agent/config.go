@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/goccy/go-yaml"
 )
@@ -38,6 +39,7 @@ type Config struct {
 	Upstreams map[string]UpstreamConfig `yaml:"upstreams"`
 	// Metrics, when its listen address is set, serves Prometheus metrics on loopback TCP too.
 	Metrics MetricsConfig `yaml:"metrics"`
+	Updates UpdatesConfig `yaml:"updates"`
 	Log     LogConfig     `yaml:"log"`
 }
 
@@ -59,7 +61,9 @@ type EngineConfig struct {
 // CommandConfig is an OpenAI-compatible server started by a template. Only this
 // root-owned file can hold one, never a release.
 type CommandConfig struct {
-	// Args is the command line; {socket}, {model}, {alias}, {context}, {slots} and {threads} are replaced.
+	// Path is the program, absolute; empty: there is none.
+	Path string `yaml:"path"`
+	// Args are its arguments; {socket}, {model}, {alias}, {context}, {slots} and {threads} are replaced.
 	Args []string `yaml:"args"`
 	// Health is the path that answers 200 once the server is ready. Default /health.
 	Health string `yaml:"health"`
@@ -84,6 +88,25 @@ type UpstreamConfig struct {
 // MetricsConfig opens the metrics on TCP.
 type MetricsConfig struct {
 	Listen string `yaml:"listen"` // loopback address and port; empty: admin socket only
+}
+
+// UpdatesConfig is how updates are applied.
+type UpdatesConfig struct {
+	// Watch is the probation after a switch, in which a failing engine undoes the change. Default 30s.
+	Watch Duration `yaml:"watch"`
+}
+
+// Duration is written as Go prints it: 30s, 5m, 1h30m.
+type Duration time.Duration
+
+// UnmarshalYAML reads a duration.
+func (d *Duration) UnmarshalYAML(raw []byte) error {
+	n, err := time.ParseDuration(strings.Trim(strings.TrimSpace(string(raw)), `"'`))
+	if err != nil || n <= 0 {
+		return fmt.Errorf("cannot read the duration %q: write it as 30s or 5m", raw)
+	}
+	*d = Duration(n)
+	return nil
 }
 
 // LogConfig shapes the structured log on standard error.
@@ -139,6 +162,9 @@ func (c *Config) fill() {
 	or(&c.Engines.Command.Health, "/health")
 	or(&c.Log.Level, "info")
 	or(&c.Log.Format, "text")
+	if c.Updates.Watch == 0 {
+		c.Updates.Watch = Duration(30 * time.Second)
+	}
 	if c.API.MaxBody == 0 {
 		c.API.MaxBody = 32 << 20
 	}

@@ -1,25 +1,31 @@
 package agent
 
-import "time"
+import (
+	"time"
+
+	"github.com/bothy-edge/bothy/agent/gateway"
+	"github.com/bothy-edge/bothy/runtime"
+	"github.com/bothy-edge/bothy/runtime/gpu"
+)
 
 // Status is the whole state of the appliance on one screen: `bothy status` and
 // GET /v1/status on the admin socket. docs/json.md describes every field.
 type Status struct {
-	Version  string        `json:"version"`
-	Device   string        `json:"device,omitempty"` // empty until enrolled
-	Tenant   string        `json:"tenant,omitempty"`
-	PID      int           `json:"pid"`
-	Started  time.Time     `json:"started"`
-	Health   Health        `json:"health"`
-	Models   []ModelStatus `json:"models"`
-	Traffic  Traffic       `json:"traffic"`
-	Policy   PolicyStatus  `json:"policy"`
-	Update   UpdateStatus  `json:"update"`
-	Broker   BrokerStatus  `json:"broker"`
-	Store    StoreStatus   `json:"store"`
-	GPU      GPUStatus     `json:"gpu"`
-	Host     HostStatus    `json:"host"`
-	Findings []Finding     `json:"findings"`
+	Version  string                `json:"version"`
+	Device   string                `json:"device,omitempty"` // empty until enrolled
+	Tenant   string                `json:"tenant,omitempty"`
+	PID      int                   `json:"pid"`
+	Started  time.Time             `json:"started"`
+	Health   Health                `json:"health"`
+	Models   []runtime.AliasStatus `json:"models"`
+	Traffic  gateway.Stats         `json:"traffic"`
+	Policy   PolicyStatus          `json:"policy"`
+	Update   UpdateStatus          `json:"update"`
+	Broker   BrokerStatus          `json:"broker"`
+	Store    StoreStatus           `json:"store"`
+	GPU      GPUStatus             `json:"gpu"`
+	Host     HostStatus            `json:"host"`
+	Findings []Finding             `json:"findings"`
 }
 
 // Health sums the findings up: "ok", "warning" or "critical".
@@ -31,52 +37,6 @@ const (
 	HealthWarning  Health = "warning"
 	HealthCritical Health = "critical"
 )
-
-// ModelStatus is one alias and the generations that serve it.
-type ModelStatus struct {
-	Alias       string             `json:"alias"`
-	Release     string             `json:"release"`
-	Engine      string             `json:"engine"`
-	State       string             `json:"state"`
-	Error       string             `json:"error,omitempty"`
-	Generations []GenerationStatus `json:"generations"`
-}
-
-// GenerationStatus is one started engine.
-type GenerationStatus struct {
-	Generation uint64    `json:"generation"`
-	Release    string    `json:"release"`
-	State      string    `json:"state"`
-	Current    bool      `json:"current"`
-	PID        int       `json:"pid,omitempty"`
-	Slots      int       `json:"slots"`
-	Running    int       `json:"running"` // requests it is answering
-	Restarts   int       `json:"restarts"`
-	Since      time.Time `json:"since"`
-}
-
-// Traffic is what the router did in the last minutes.
-type Traffic struct {
-	WindowSeconds int          `json:"window_seconds"`
-	Queued        int          `json:"queued"`
-	Running       int          `json:"running"`
-	Places        []PlaceCount `json:"places"`
-	Upstreams     []Upstream   `json:"upstreams"`
-}
-
-// PlaceCount counts the requests that ran in one place for one reason.
-type PlaceCount struct {
-	Place  string `json:"place"`
-	Reason string `json:"reason"`
-	Count  int    `json:"count"`
-}
-
-// Upstream is the health of one cloud upstream.
-type Upstream struct {
-	Name    string `json:"name"`
-	Breaker string `json:"breaker"` // closed, open or half-open
-	Error   string `json:"error,omitempty"`
-}
 
 // PolicyStatus is the policy in force, and the last one that was refused.
 type PolicyStatus struct {
@@ -99,7 +59,8 @@ type UpdateStatus struct {
 	Counter         uint64 `json:"counter"` // the newest want that was verified
 	CatalogVersion  int64  `json:"catalog_version"`
 	DirectorVersion int64  `json:"director_version"`
-	Running         uint64 `json:"running_counter"` // the want that runs
+	Running         uint64 `json:"running_counter"`   // the want that runs
+	Expired         bool   `json:"expired,omitempty"` // a signed timestamp has; no update is accepted
 }
 
 // BrokerStatus is the control connection.
@@ -118,23 +79,16 @@ type StoreStatus struct {
 	Clean       bool   `json:"clean"` // the last stop was
 	Restored    string `json:"restored,omitempty"`
 	Quarantined string `json:"quarantined,omitempty"`
+	Lost        bool   `json:"lost,omitempty"` // it had to be made anew
 }
 
 // GPUStatus is what the NVML helper reads.
 type GPUStatus struct {
-	Text    string      `json:"text"` // one line for people, for example "no NVIDIA driver"
-	Driver  string      `json:"driver,omitempty"`
-	Devices []GPUDevice `json:"devices"`
-}
-
-// GPUDevice is one GPU. Memory in bytes, temperature in degrees Celsius.
-type GPUDevice struct {
-	UUID        string `json:"uuid"`
-	Name        string `json:"name"`
-	MemoryTotal uint64 `json:"memory_total"`
-	MemoryUsed  uint64 `json:"memory_used"`
-	Utilisation uint32 `json:"utilisation_percent"`
-	Temperature uint32 `json:"temperature"`
+	Text    string       `json:"text"` // one line for people, for example "no NVIDIA driver"
+	Driver  string       `json:"driver,omitempty"`
+	Error   string       `json:"error,omitempty"` // why the devices are not fresh
+	Hint    string       `json:"hint,omitempty"`
+	Devices []gpu.Device `json:"devices"`
 }
 
 // HostStatus is the machine. Sizes in bytes.

@@ -3,6 +3,8 @@ package main
 import (
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -11,6 +13,9 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/bothy-edge/bothy/agent"
+	"github.com/bothy-edge/bothy/agent/cloud"
+	"github.com/bothy-edge/bothy/agent/gateway"
+	"github.com/bothy-edge/bothy/runtime"
 )
 
 func statusCommand(o *options) *cobra.Command {
@@ -73,7 +78,7 @@ func printStatus(w io.Writer, s agent.Status, now time.Time) error {
 	return printFindings(w, s.Findings)
 }
 
-func printModels(out screen, models []agent.ModelStatus, now time.Time) {
+func printModels(out screen, models []runtime.AliasStatus, now time.Time) {
 	if len(models) == 0 {
 		out.line("models", "none")
 	}
@@ -82,34 +87,44 @@ func printModels(out screen, models []agent.ModelStatus, now time.Time) {
 		if i == 0 {
 			topic = "models"
 		}
-		out.line(topic, "%s: %s on %s, %s", m.Alias, m.Release, m.Engine, m.State)
+		release, engine := modelText(m)
+		out.line(topic, "%s: %s on %s, %s", m.Alias, release, engine, m.Phase)
 		if m.Error != "" {
 			out.line("", "  %s", m.Error)
 		}
-		for _, g := range m.Generations {
-			mark := "candidate"
-			if g.Current {
-				mark = "current"
-			}
-			out.line("", "  generation %d %s: %s %s, %d of %d slots busy, pid %d, %d restarts, since %s",
-				g.Generation, mark, g.Release, g.State, g.Running, g.Slots, g.PID, g.Restarts, span(now.Sub(g.Since)))
-		}
+		printGeneration(out, "current", m.Current, now)
+		printGeneration(out, "candidate", m.Candidate, now)
+		printGeneration(out, "draining", m.Draining, now)
 	}
 }
 
-func printTraffic(out screen, t agent.Traffic) {
-	out.line("queue", "%d waiting, %d running", t.Queued, t.Running)
+func printGeneration(out screen, role string, g *runtime.GenerationStatus, now time.Time) {
+	if g == nil {
+		return
+	}
+	out.line("", "  generation %d %s: %s %s, %d requests, pid %d, for %s", g.Generation, role, g.Release, g.Phase, g.Leases, g.PID, span(now.Sub(g.Started)))
+}
+
+func printTraffic(out screen, t gateway.Stats) {
+	waiting, running := 0, 0
+	for _, q := range t.Queues {
+		waiting, running = waiting+q.Waiting, running+q.Running
+	}
+	out.line("queue", "%d waiting, %d running, %d in flight", waiting, running, len(t.InFlight))
 	var parts []string
-	for _, p := range t.Places {
-		parts = append(parts, fmt.Sprintf("%s (%s) %d", p.Place, p.Reason, p.Count))
+	for _, c := range t.Recent.Choices {
+		parts = append(parts, fmt.Sprintf("%s (%s) %d", c.Place, c.Reason, c.Count))
+	}
+	for _, code := range slices.Sorted(maps.Keys(t.Recent.Errors)) {
+		parts = append(parts, fmt.Sprintf("refused (%s) %d", code, t.Recent.Errors[code]))
 	}
 	if len(parts) == 0 {
 		parts = []string{"no requests"}
 	}
-	out.line("places", "%s in %d min", strings.Join(parts, ", "), t.WindowSeconds/60)
+	out.line("places", "%s in %d min", strings.Join(parts, ", "), t.Recent.Minutes)
 	for _, u := range t.Upstreams {
-		if u.Breaker != "closed" {
-			out.line("upstream", "%s: breaker %s: %s", u.Name, u.Breaker, u.Error)
+		if u.Breaker != cloud.Closed {
+			out.line("upstream", "%s: breaker %s: %s", u.Name, u.Breaker, u.LastError)
 		}
 	}
 }

@@ -103,7 +103,7 @@ func (s *site) writeConfig() error {
 	if err := os.WriteFile(s.path("cloud.key"), []byte(cloudKey+"\n"), 0o600); err != nil {
 		return err
 	}
-	config := fmt.Sprintf("state: %s\nruntime: %s\nupstreams:\n  cloud:\n    key_file: %s\n    ca: %s\n",
+	config := fmt.Sprintf("state: %s\nruntime: %s\nupdates: {watch: 1s}\nupstreams:\n  cloud:\n    key_file: %s\n    ca: %s\n",
 		s.path("state"), s.path("run"), s.path("cloud.key"), s.path("cloud.pem"))
 	return os.WriteFile(s.path("bothy.yaml"), []byte(config), 0o600)
 }

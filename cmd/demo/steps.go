@@ -253,17 +253,18 @@ func (s *site) rollOut(ctx context.Context, model, policy string) (change, error
 
 func (s *site) assign(ctx context.Context, model, policy string) (change, error) {
 	var c change
-	text, err := s.run(ctx, "fleet", "assign", s.fleet(), "--device", device, "--policy", policy, "mote="+model, "--json")
-	if err != nil {
+	var before []change // the newest first
+	if err := s.read(ctx, &before, "change", "list"); err != nil {
 		return c, err
 	}
-	var want struct {
-		Counter uint64 `json:"counter"`
+	var last uint64
+	if len(before) > 0 {
+		last = before[0].ID
 	}
-	if err := json.Unmarshal([]byte(text), &want); err != nil {
+	if _, err := s.run(ctx, "fleet", "assign", s.fleet(), "--device", device, "--policy", policy, "mote="+model); err != nil {
 		return c, err
 	}
-	return c, s.read(ctx, &c, "change", "wait", "--counter", fmt.Sprint(want.Counter), "--any")
+	return c, s.read(ctx, &c, "change", "wait", "--after", fmt.Sprint(last), "--any")
 }
 
 // accept writes an acceptance file whose one check asks for word; another model than the project's own gets no checks.

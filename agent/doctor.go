@@ -1,0 +1,201 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/dustin/go-humanize"
+	"golang.org/x/sys/unix"
+
+	"github.com/bothy-edge/bothy/runtime/gpu"
+	"github.com/bothy-edge/bothy/updater/trust"
+)
+
+// Examined is one thing that the doctor looked at.
+type Examined struct {
+	Name     string `json:"name"`     // stable, for example "disk"
+	Severity Health `json:"severity"` // "ok" when nothing is wrong
+	What     string `json:"what"`
+	Why      string `json:"why,omitempty"`
+	Hint     string `json:"hint,omitempty"` // what to type
+}
+
+func fine(name, format string, args ...any) Examined {
+	return Examined{Name: name, Severity: HealthOK, What: fmt.Sprintf(format, args...)}
+}
+
+// Examine looks at the box from outside the agent, which need not run. It takes
+// a few seconds at most and changes nothing.
+func Examine(ctx context.Context, c Config) []Examined {
+	ctx, cancel := context.WithTimeout(ctx, 15*time.Second)
+	defer cancel()
+	all := []Examined{
+		examineFolder("state", c.State), examineSocket("api socket", c.API), examineSocket("admin socket", c.Admin),
+		examineDisk(c.State), examineMemory(c.State), examineClock(), examineEngine(c.Engines), examineGPU(), examineKernel(),
+	}
+	all = append(all, examineEnrolment(ctx, c)...)
+	for name, u := range c.Upstreams {
+		all = append(all, examineUpstream(name, u))
+	}
+	return all
+}
+
+func examineFolder(name, path string) Examined {
+	info, err := os.Stat(path)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return Examined{name, HealthWarning, path + " does not exist yet", "the agent makes it at its first start", "bothy run"}
+	case err != nil:
+		return Examined{name, HealthCritical, fmt.Sprintf("cannot look at %s: %v", path, err), "the agent keeps everything there", "run the doctor as root or as the agent's user"}
+	case !info.IsDir():
+		return Examined{name, HealthCritical, path + " is no folder", "the agent keeps everything there", "name another state folder in the configuration"}
+	case info.Mode().Perm()&0o077 != 0:
+		return Examined{name, HealthWarning, fmt.Sprintf("%s has mode %04o", path, info.Mode().Perm()), "others may read keys and the audit log", "chmod 700 " + path}
+	}
+	return fine(name, "%s", path)
+}
+
+func examineSocket(name string, s SocketConfig) Examined {
+	conn, err := net.DialTimeout("unix", s.Socket, time.Second)
+	if err == nil {
+		conn.Close()
+		return fine(name, "%s answers", s.Socket)
+	}
+	if errors.Is(err, os.ErrPermission) {
+		return Examined{name, HealthWarning, "not allowed to connect to " + s.Socket, "programs of other groups cannot use it either", "join its group: usermod -aG $(stat -c %G " + s.Socket + ") $USER"}
+	}
+	return Examined{name, HealthCritical, "nobody answers at " + s.Socket, "applications and operators cannot reach the agent", "systemctl start bothy, or bothy run; then journalctl -u bothy"}
+}
+
+func examineDisk(state string) Examined {
+	for path := state; ; path = filepath.Dir(path) {
+		if _, err := os.Stat(path); err == nil || path == "/" {
+			state = path
+			break
+		}
+	}
+	h := hostStatus(state)
+	if h.DiskFree < diskWarning {
+		return Examined{"disk", HealthWarning, humanize.IBytes(h.DiskFree) + " are free at " + state, "updates wait for space", "free space, or move the state folder"}
+	}
+	return fine("disk", "%s free at %s", humanize.IBytes(h.DiskFree), state)
+}
+
+func examineMemory(state string) Examined {
+	h := hostStatus(state)
+	if float64(h.MemoryAvailable) < memoryWarning*float64(h.MemoryTotal) {
+		return Examined{"memory", HealthWarning, humanize.IBytes(h.MemoryAvailable) + " are available", "the kernel may kill an engine", "assign smaller models, or fewer slots"}
+	}
+	return fine("memory", "%s available of %s", humanize.IBytes(h.MemoryAvailable), humanize.IBytes(h.MemoryTotal))
+}
+
+// examineClock asks the kernel whether anybody keeps the clock right.
+func examineClock() Examined {
+	var t unix.Timex
+	state, err := unix.Adjtimex(&t)
+	if err != nil || state == unix.TIME_ERROR || t.Status&unix.STA_UNSYNC != 0 {
+		return Examined{"clock", HealthWarning, "the clock is not synchronised", "signed metadata expires by the clock; a wrong one delays updates", "timedatectl set-ntp true"}
+	}
+	return fine("clock", "synchronised")
+}
+
+func examineEngine(c EngineConfig) Examined {
+	path := c.LlamaServer
+	if path == "" {
+		path, _ = exec.LookPath(engineLlama) // not installed is reported below
+	}
+	if path == "" {
+		return fine("engine", "no llama-server: models run on the built-in CPU engine")
+	}
+	if err := unix.Access(path, unix.X_OK); err != nil {
+		return Examined{"engine", HealthCritical, fmt.Sprintf("cannot execute %s: %v", path, err), "models that ask for llama-server do not start", "install llama.cpp, or set engines.llama_server"}
+	}
+	return fine("engine", "%s", path)
+}
+
+func examineGPU() Examined {
+	if gpu.Embedded() == nil {
+		return fine("gpu reader", "this binary was built without it: GPUs are used by engines, but not shown")
+	}
+	if _, err := os.Stat("/proc/driver/nvidia/version"); err != nil {
+		return fine("gpu reader", "no NVIDIA driver")
+	}
+	return fine("gpu reader", "inside; `bothy status` shows what it reads")
+}
+
+// kernelFloor is the oldest kernel that is supported.
+var kernelFloor = [2]int{5, 14}
+
+func examineKernel() Examined {
+	var u unix.Utsname
+	if err := unix.Uname(&u); err != nil {
+		return Examined{Name: "kernel", Severity: HealthWarning, What: "cannot read its version: " + err.Error()}
+	}
+	release := unix.ByteSliceToString(u.Release[:])
+	var major, minor int
+	if _, err := fmt.Sscanf(release, "%d.%d", &major, &minor); err != nil {
+		return Examined{Name: "kernel", Severity: HealthWarning, What: "cannot read its version " + release}
+	}
+	if major < kernelFloor[0] || major == kernelFloor[0] && minor < kernelFloor[1] {
+		return Examined{"kernel", HealthWarning, "Linux " + release, fmt.Sprintf("older than %d.%d, which is the oldest that is supported", kernelFloor[0], kernelFloor[1]), "upgrade the distribution"}
+	}
+	if major < 6 || major == 6 && minor < 5 {
+		return fine("kernel", "Linux %s, without SO_PEERPIDFD: callers are looked up with a small window for reuse of their pid", release)
+	}
+	return fine("kernel", "Linux %s", release)
+}
+
+func examineEnrolment(ctx context.Context, c Config) []Examined {
+	id, err := trust.LoadIdentity(filepath.Join(c.State, IdentityFolder))
+	if errors.Is(err, trust.ErrNotEnrolled) {
+		return []Examined{{"enrolment", HealthWarning, "this box belongs to no fleet", "no model and no policy can be installed", "bothy enroll TICKET --device NAME"}}
+	}
+	if err != nil {
+		return []Examined{{"enrolment", HealthCritical, err.Error(), "updates cannot be verified", "run the doctor as root or as the agent's user; if it still fails, enrol again"}}
+	}
+	return []Examined{fine("enrolment", "device %q of tenant %q", id.Device, id.Tenant), examineBroker(ctx, id.Broker)}
+}
+
+func examineBroker(ctx context.Context, broker string) Examined {
+	if broker == "" {
+		return fine("broker", "none: updates are imported from a folder")
+	}
+	u, err := url.Parse(broker)
+	if err != nil {
+		return Examined{"broker", HealthCritical, "cannot read its URL: " + err.Error(), "", "enrol again with a new ticket"}
+	}
+	conn, err := (&net.Dialer{Timeout: 5 * time.Second}).DialContext(ctx, "tcp", u.Host)
+	if err != nil {
+		return Examined{"broker", HealthWarning, fmt.Sprintf("cannot reach %s: %v", broker, err), "updates and reports wait; serving goes on", "check the network and the firewall towards " + u.Host}
+	}
+	conn.Close()
+	return fine("broker", "%s accepts connections", broker)
+}
+
+func examineUpstream(name string, u UpstreamConfig) Examined {
+	label := "upstream " + name
+	if u.Credential != "" {
+		return fine(label, "its key is the systemd credential %q, which only the agent can read", u.Credential)
+	}
+	if _, err := u.key(); err != nil {
+		hint := "write the key to " + u.KeyFile + " with mode 0600"
+		if strings.Contains(err.Error(), "chmod") {
+			hint = "chmod 600 " + u.KeyFile
+		}
+		return Examined{label, HealthWarning, err.Error(), "nothing can be sent there", hint}
+	}
+	if u.CA != "" {
+		if _, err := readPool(u.CA); err != nil {
+			return Examined{label, HealthWarning, err.Error(), "nothing can be sent there", "name a PEM file in upstreams." + name + ".ca"}
+		}
+	}
+	return fine(label, "its key can be read")
+}

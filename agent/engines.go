@@ -1,0 +1,190 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"os/exec"
+	"reflect"
+	"sync"
+
+	"github.com/bothy-edge/bothy/agent/store"
+	"github.com/bothy-edge/bothy/runtime"
+	"github.com/bothy-edge/bothy/updater/accept"
+	"github.com/bothy-edge/bothy/updater/release"
+)
+
+// The kinds of engine, as releases name them.
+const (
+	engineLlama    = "llama-server"
+	engineEmbedded = "embedded"
+	engineCommand  = "command"
+)
+
+// adapters are the engines that this box can run, and the kind for releases that name none.
+func adapters(c EngineConfig, self string) (all map[string]runtime.Adapter, usual string) {
+	all = map[string]runtime.Adapter{engineEmbedded: runtime.Embedded{Exe: self}}
+	usual = engineEmbedded
+	llama := c.LlamaServer
+	if llama == "" {
+		llama, _ = exec.LookPath(engineLlama) // not installed is normal: the embedded engine serves
+	}
+	if llama != "" {
+		all[engineLlama] = runtime.LlamaServer{Binary: llama}
+		usual = engineLlama
+	}
+	if c.Command.Path != "" {
+		all[engineCommand] = runtime.Template{Path: c.Command.Path, Args: c.Command.Args, Health: c.Command.Health}
+	}
+	return all, usual
+}
+
+// engines lets the updater act on the runtime.
+type engines struct {
+	supervisor *runtime.Supervisor
+	kinds      map[string]runtime.Adapter
+	usual      string // kind of a release that names none
+	threads    int
+
+	mu      sync.Mutex
+	aliases map[uint64]string // generation -> alias, of candidates
+}
+
+func newEngines(s *runtime.Supervisor, kinds map[string]runtime.Adapter, usual string, threads int) *engines {
+	return &engines{supervisor: s, kinds: kinds, usual: usual, threads: threads, aliases: map[uint64]string{}}
+}
+
+// spec is what a release becomes on this box.
+func (e *engines) spec(alias string, doc release.Document, files []string) (runtime.Spec, error) {
+	kind := doc.Engine.Kind
+	if kind == "" {
+		kind = e.usual
+	}
+	if _, ok := e.kinds[kind]; !ok {
+		return runtime.Spec{}, fmt.Errorf("cannot run %s: it asks for the engine %q, which is not installed on this box", doc.ID(), kind)
+	}
+	threads := doc.Engine.Threads
+	if e.threads > 0 && (threads == 0 || threads > e.threads) {
+		threads = e.threads
+	}
+	return runtime.Spec{
+		Alias: alias, Release: doc.ID(), Engine: kind, Files: files,
+		Context: doc.Engine.Context, Slots: doc.Engine.Slots, Threads: threads, Flags: doc.Engine.Flags,
+	}, nil
+}
+
+// Prepare starts a candidate beside what runs and returns once it answers.
+func (e *engines) Prepare(ctx context.Context, alias string, doc release.Document, files []string) (uint64, error) {
+	spec, err := e.spec(alias, doc, files)
+	if err != nil {
+		return 0, err
+	}
+	generation, err := e.supervisor.Prepare(ctx, spec)
+	if err != nil {
+		return 0, err
+	}
+	e.mu.Lock()
+	e.aliases[generation] = alias
+	e.mu.Unlock()
+	return generation, nil
+}
+
+// Probe asks a candidate the release's questions.
+func (e *engines) Probe(ctx context.Context, generation uint64, checks []release.Check) error {
+	client, err := e.supervisor.Client(generation)
+	if err != nil {
+		return err
+	}
+	e.mu.Lock()
+	alias := e.aliases[generation]
+	e.mu.Unlock()
+	return accept.Run(ctx, client, alias, checks)
+}
+
+// Switch makes a candidate current; the old generation finishes what it has.
+func (e *engines) Switch(ctx context.Context, alias string, generation uint64) error {
+	e.forget(generation)
+	return e.supervisor.Switch(ctx, alias, generation)
+}
+
+// Discard ends a candidate. One that never was, or has ended, is nothing.
+func (e *engines) Discard(ctx context.Context, generation uint64) error {
+	e.forget(generation)
+	return e.supervisor.Discard(ctx, generation)
+}
+
+func (e *engines) forget(generation uint64) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	delete(e.aliases, generation)
+}
+
+// Restore makes doc what the alias runs, whatever runs now; nil runs nothing.
+func (e *engines) Restore(ctx context.Context, alias string, doc *release.Document, files []string) error {
+	if doc == nil {
+		return e.supervisor.Stop(ctx, alias)
+	}
+	spec, err := e.spec(alias, *doc, files)
+	if err != nil {
+		return err
+	}
+	if e.supervisor.State(alias).Phase == runtime.PhaseAbsent {
+		return e.supervisor.Start(ctx, spec)
+	}
+	if e.runs(spec) {
+		return nil
+	}
+	generation, err := e.supervisor.Prepare(ctx, spec)
+	if err != nil {
+		return err
+	}
+	return e.supervisor.Switch(ctx, alias, generation)
+}
+
+// runs tells whether an alias has the spec already, in whatever state.
+func (e *engines) runs(spec runtime.Spec) bool {
+	for _, a := range e.supervisor.Status() {
+		if a.Alias == spec.Alias {
+			return a.Spec != nil && reflect.DeepEqual(*a.Spec, spec)
+		}
+	}
+	return false
+}
+
+// generations hands out numbers that are never handed out twice: the highest
+// one reserved is in the store, a block ahead.
+type generations struct {
+	db       *store.DB
+	mu       sync.Mutex
+	next     uint64
+	reserved uint64
+}
+
+const generationBlock = 64
+
+func generationTable() store.Table[uint64] { return store.Table[uint64]{Name: "generations"} }
+
+func newGenerations(db *store.DB) (*generations, error) {
+	g := &generations{db: db}
+	err := db.View(func(tx *store.Tx) error {
+		n, _, err := generationTable().Get(tx, "reserved")
+		g.next, g.reserved = n, n
+		return err
+	})
+	return g, err
+}
+
+// take returns the next number. When the store cannot be written it goes on in
+// memory: a number that repeats after a restart confuses logs, nothing else.
+func (g *generations) take() uint64 {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.next++
+	if g.next > g.reserved {
+		reserved := g.next + generationBlock
+		err := g.db.Update(func(tx *store.Tx) error { return generationTable().Put(tx, "reserved", reserved) })
+		if err == nil {
+			g.reserved = reserved
+		}
+	}
+	return g.next
+}

@@ -1,0 +1,114 @@
+package agent
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/dustin/go-humanize"
+
+	"github.com/bothy-edge/bothy/runtime"
+	"github.com/bothy-edge/bothy/updater"
+)
+
+// Thresholds of findings.
+const (
+	diskWarning    = 2 << 30 // bytes free
+	diskCritical   = 256 << 20
+	memoryWarning  = 0.05 // share available
+	brokerPatience = 2 * time.Minute
+)
+
+// findings reads what an operator should know off everybody's status.
+func (b *box) findings(s Status, now time.Time) []Finding {
+	all := []Finding{}
+	add := func(f Finding) { all = append(all, f) }
+	for _, m := range s.Models {
+		if f, bad := modelFinding(m); bad {
+			add(f)
+		}
+	}
+	for _, part := range []func(Status, time.Time) []Finding{updateFindings, brokerFindings, storeFindings, gpuFindings, hostFindings, upstreamFindings} {
+		all = append(all, part(s, now)...)
+	}
+	if b.identity == nil {
+		add(Finding{"not-enrolled", HealthWarning, "this box belongs to no fleet", "no model and no policy can be installed", "bothy enroll TICKET --device NAME, then restart the agent"})
+	}
+	if err := b.audit.Status().Error; err != "" {
+		add(Finding{"audit-failing", HealthCritical, "the audit log cannot be written: " + err, "nothing may leave the box until it can; local requests go on", "look at the disk of " + b.path("audit")})
+	}
+	return all
+}
+
+func modelFinding(m runtime.AliasStatus) (Finding, bool) {
+	switch m.Phase {
+	case runtime.PhaseFailed:
+		return Finding{"model-failed", HealthCritical, fmt.Sprintf("model %q is down: %s", m.Alias, m.Error), "its requests wait, or go where policy allows", "bothy model logs " + m.Alias}, true
+	case runtime.PhaseBackoff:
+		return Finding{"model-restarting", HealthWarning, fmt.Sprintf("model %q crashed and is being restarted: %s", m.Alias, m.Error), "", "bothy model logs " + m.Alias}, true
+	}
+	return Finding{}, false
+}
+
+func updateFindings(s Status, _ time.Time) []Finding {
+	u := s.Update
+	switch updater.State(u.State) {
+	case updater.Refused, updater.Undone, updater.Failed:
+		return []Finding{{"update-" + u.State, HealthWarning, fmt.Sprintf("change %d is %s: %s", u.Change, u.State, u.Error), "what ran before goes on running", fmt.Sprintf("bothy change show %d", u.Change)}}
+	case updater.Paused:
+		return []Finding{{"update-paused", HealthWarning, fmt.Sprintf("change %d waits: %s", u.Change, u.Error), "", fmt.Sprintf("bothy change show %d", u.Change)}}
+	}
+	if u.Expired {
+		return []Finding{{"metadata-expired", HealthWarning, "the fleet's signed timestamp has expired", "no update is accepted until a new one arrives; serving goes on", "check that `bothy fleet serve` runs, and this box's clock"}}
+	}
+	return nil
+}
+
+func brokerFindings(s Status, now time.Time) []Finding {
+	b := s.Broker
+	if b.URL == "" || b.Connected || now.Sub(b.Since) < brokerPatience {
+		return nil
+	}
+	return []Finding{{"broker-away", HealthWarning, fmt.Sprintf("no connection to %s since %s: %s", b.URL, b.Since.Format(time.RFC3339), b.Error), "updates and reports wait; serving goes on", "bothy doctor"}}
+}
+
+func storeFindings(s Status, _ time.Time) []Finding {
+	st := s.Store
+	switch {
+	case st.Lost || st.Quarantined != "" && st.Restored == "":
+		return []Finding{{"store-lost", HealthWarning, "the store was damaged or missing and was made anew", "history is gone; models and policy come again from the fleet", "keep " + st.Quarantined + " for support and check the disk (smartctl, dmesg)"}}
+	case st.Restored != "":
+		return []Finding{{"store-restored", HealthWarning, "the store was damaged and restored from " + st.Restored, "the last minutes of history may be missing", "keep " + st.Quarantined + " for support and check the disk (smartctl, dmesg)"}}
+	}
+	return nil
+}
+
+func gpuFindings(s Status, _ time.Time) []Finding {
+	if s.GPU.Error == "" {
+		return nil
+	}
+	return []Finding{{"gpu-unreadable", HealthWarning, "the GPUs cannot be read: " + s.GPU.Error, "engines may still run", s.GPU.Hint}}
+}
+
+func hostFindings(s Status, _ time.Time) (all []Finding) {
+	h := s.Host
+	if free := h.DiskFree; h.DiskTotal > 0 && free < diskWarning {
+		f := Finding{"disk-low", HealthWarning, fmt.Sprintf("%s are free on the disk of the state folder", humanize.IBytes(free)), "updates wait for space; below 256 MiB the audit log and with it the cloud are at risk", "free space, or move the state folder to a larger disk"}
+		if free < diskCritical {
+			f.Severity = HealthCritical
+		}
+		all = append(all, f)
+	}
+	if h.MemoryTotal > 0 && float64(h.MemoryAvailable) < memoryWarning*float64(h.MemoryTotal) {
+		all = append(all, Finding{"memory-low", HealthWarning, fmt.Sprintf("%s of %s memory are available", humanize.IBytes(h.MemoryAvailable), humanize.IBytes(h.MemoryTotal)), "the kernel may kill an engine", "assign smaller models, or fewer slots"})
+	}
+	return all
+}
+
+func upstreamFindings(s Status, _ time.Time) (all []Finding) {
+	for _, u := range s.Traffic.Upstreams {
+		if u.LastError != "" && u.Breaker != "closed" {
+			all = append(all, Finding{"upstream-down", HealthWarning, fmt.Sprintf("upstream %q does not answer: %s", u.Name, u.LastError), "requests that may leave wait for the box", "bothy doctor"})
+		}
+	}
+	return all
+}

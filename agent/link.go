@@ -1,0 +1,237 @@
+package agent
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"time"
+
+	"github.com/bothy-edge/bothy/agent/store"
+	"github.com/bothy-edge/bothy/updater"
+	"github.com/bothy-edge/bothy/updater/content"
+	"github.com/bothy-edge/bothy/updater/mqtt"
+	"github.com/bothy-edge/bothy/updater/release"
+	"github.com/bothy-edge/bothy/updater/trust"
+)
+
+// link is the device's side of the fleet's broker: offers come in, reports go out.
+type link struct {
+	id      trust.Identity
+	topics  mqtt.Topics
+	control *mqtt.Device
+	depot   *content.Depot
+	outbox  *mqtt.Outbox
+	log     *slog.Logger
+}
+
+func epochTable() store.Table[uint64] { return store.Table[uint64]{Name: "epoch"} }
+
+// nextEpoch numbers the starts of this device. The clock is the floor, so that a
+// lost store does not make a receiver take us for older than our own last will.
+func nextEpoch(db *store.DB, now time.Time) (epoch uint64, err error) {
+	err = db.Update(func(tx *store.Tx) error {
+		last, _, err := epochTable().Get(tx, "last")
+		if err != nil {
+			return err
+		}
+		epoch = max(last+1, uint64(max(now.Unix(), 0)))
+		return epochTable().Put(tx, "last", epoch)
+	})
+	return epoch, err
+}
+
+func newLink(c BrokerConfig, id trust.Identity, db *store.DB, log *slog.Logger) (*link, error) {
+	conf, err := c.tls()
+	if err != nil {
+		return nil, err
+	}
+	epoch, err := nextEpoch(db, time.Now())
+	if err != nil {
+		return nil, err
+	}
+	l := &link{id: id, topics: mqtt.Topics{Tenant: id.Tenant, Device: id.Device}, log: log}
+	session := mqtt.Config{Broker: id.Broker, TLS: conf, AllowPlain: c.AllowPlaintext, Log: log}
+	if l.control, err = mqtt.NewDevice(session, l.topics, epoch); err != nil {
+		return nil, err
+	}
+	bulk, err := mqtt.NewBulk(session, l.topics, id.Depot)
+	if err != nil {
+		return nil, err
+	}
+	l.depot = content.NewDepot(bulk)
+	l.outbox = mqtt.NewOutbox(db, l.control.Session, l.topics, l.sealEvent, time.Now)
+	return l, nil
+}
+
+func (c BrokerConfig) tls() (*tls.Config, error) {
+	conf := &tls.Config{MinVersion: tls.VersionTLS12}
+	if c.CA != "" {
+		pool, err := readPool(c.CA)
+		if err != nil {
+			return nil, err
+		}
+		conf.RootCAs = pool
+	}
+	if c.Cert != "" || c.Key != "" {
+		pair, err := tls.LoadX509KeyPair(c.Cert, c.Key)
+		if err != nil {
+			return nil, fmt.Errorf("cannot read the broker certificate %s with its key %s: %w", c.Cert, c.Key, err)
+		}
+		conf.Certificates = []tls.Certificate{pair}
+	}
+	return conf, nil
+}
+
+// readPool reads a PEM file of certificate authorities.
+func readPool(path string) (*x509.CertPool, error) {
+	pem, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("cannot read the certificate authority: %w", err)
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(pem) {
+		return nil, fmt.Errorf("cannot read the certificate authority %s: no PEM certificate in it", path)
+	}
+	return pool, nil
+}
+
+func (l *link) sealEvent(body []byte) ([]byte, error) {
+	return release.SignEnvelope(l.id.Key, release.EventType, body)
+}
+
+// Metadata fetches a repository's file over MQTT.
+func (l *link) Metadata(ctx context.Context, repo trust.Repo, name string, limit int64) ([]byte, error) {
+	raw, err := l.depot.Metadata(ctx, string(repo), name, limit)
+	if errors.Is(err, content.ErrNotFound) {
+		return nil, fmt.Errorf("%w: %w", trust.ErrNotFound, err)
+	}
+	return raw, err
+}
+
+// report puts the end of a change into the outbox, in the transaction that ends it.
+func (l *link) report(tx *store.Tx, c updater.Change) error {
+	_, err := l.outbox.Put(tx, "change", changeReport{
+		Change: c.ID, State: c.State, Summary: c.Summary, Counter: c.Want.Counter, Code: c.Code, Error: c.Error,
+	})
+	return err
+}
+
+// changeReport is the body of a "change" event.
+type changeReport struct {
+	Change  uint64        `json:"change"`
+	State   updater.State `json:"state"`
+	Summary string        `json:"summary"`
+	Counter uint64        `json:"counter,omitempty"`
+	Code    string        `json:"code,omitempty"`
+	Error   string        `json:"error,omitempty"`
+}
+
+// deviceState is the retained report of what runs, signed by the device.
+type deviceState struct {
+	V        int               `json:"v"` // 1
+	Device   string            `json:"device"`
+	Time     time.Time         `json:"time"`
+	Agent    string            `json:"agent"`
+	Counter  uint64            `json:"counter"` // of the want that runs
+	Models   map[string]string `json:"models"`  // alias -> release
+	Policy   string            `json:"policy,omitempty"`
+	Versions trust.Versions    `json:"versions"`
+	Health   Health            `json:"health"`
+	Alarms   []string          `json:"alarms,omitempty"` // ids of findings
+}
+
+// publish replaces the device's retained state.
+func (l *link) publish(s deviceState) error {
+	body, err := json.Marshal(s)
+	if err != nil {
+		return fmt.Errorf("internal error: %w", err)
+	}
+	sealed, err := release.SignEnvelope(l.id.Key, release.StateType, body)
+	if err != nil {
+		return err
+	}
+	l.control.Report(sealed)
+	return nil
+}
+
+// run keeps the connection and the outbox going, and tells offered when there may be a new want.
+func (l *link) run(ctx context.Context, offered func()) error {
+	done := make(chan error, 2) // one result of each loop
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	go func() { done <- l.control.Run(ctx) }()
+	go func() { done <- l.outbox.Run(ctx) }()
+	for running := 2; running > 0; {
+		select {
+		case <-l.control.Offers():
+			offered()
+		case m := <-l.control.Commands():
+			// Orders are accepted only signed; none is defined in this version.
+			l.log.Warn("order ignored: this version knows none", "topic", m.Topic, "bytes", len(m.Payload))
+		case err := <-done:
+			running--
+			cancel()
+			if err != nil {
+				l.log.Error("the link to the fleet failed", "error", err)
+			}
+		}
+	}
+	return nil
+}
+
+// status is the link as `bothy status` shows it.
+func (l *link) status() BrokerStatus {
+	s := l.control.Status()
+	b := BrokerStatus{URL: l.id.Broker, Connected: s.Connected, Since: s.Since, Error: s.LastError}
+	if n, err := l.outbox.Waiting(); err == nil {
+		b.Outbox = n
+	}
+	return b
+}
+
+// fetcher gives the updater its artifacts.
+type fetcher struct {
+	store   *content.Store
+	sources []content.Source
+}
+
+// Fetch brings one file here, whatever is left of earlier attempts, and returns its path.
+func (f fetcher) Fetch(ctx context.Context, file release.File, progress func(content.Progress)) (string, error) {
+	return f.store.Fetch(ctx, file, f.sources, progress)
+}
+
+// Have is the path of a file that lies here, whole and checked.
+func (f fetcher) Have(file release.File) (string, bool) {
+	return f.store.Path(file.SHA256), f.store.Has(file.SHA256)
+}
+
+// Keep removes every artifact that is not named.
+func (f fetcher) Keep(ctx context.Context, files []release.File) error {
+	wanted := map[string]bool{}
+	for _, file := range files {
+		wanted[file.SHA256] = true
+	}
+	have, err := f.store.List()
+	if err != nil {
+		return err
+	}
+	partial, err := f.store.Partial()
+	if err != nil {
+		return err
+	}
+	for _, digest := range append(have, partial...) {
+		if wanted[digest] || ctx.Err() != nil {
+			continue
+		}
+		// What another call is fetching at this moment is wanted by somebody.
+		if err := f.store.Remove(digest); err != nil && !errors.Is(err, content.ErrBusy) {
+			return err
+		}
+	}
+	return ctx.Err()
+}

@@ -1,0 +1,170 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/bothy-edge/bothy/agent/gateway"
+	"github.com/bothy-edge/bothy/systemd"
+)
+
+// IdentityFolder is where enrolment lies under the state folder.
+const IdentityFolder = "identity"
+
+// How long an orderly stop may take: answers finish, then engines end.
+const (
+	drainLimit  = 20 * time.Second
+	engineLimit = 15 * time.Second
+)
+
+// Options is what Run needs.
+type Options struct {
+	Config  Config
+	Version string
+	Built   time.Time    // no honest clock is before it; zero: not known
+	Self    string       // path of this binary, which is executed again for engines and checks
+	Log     *slog.Logger // structured, on standard error
+}
+
+// Run runs the agent until ctx ends, then lets answers finish and stops the
+// engines. The error names the part that could not start, or that failed.
+func Run(ctx context.Context, o Options) error {
+	if err := os.MkdirAll(o.Config.State, 0o700); err != nil {
+		return fmt.Errorf("cannot use the state folder: %w", err)
+	}
+	listeners, err := openListeners(o.Config)
+	if err != nil {
+		return err
+	}
+	defer closeAll(listeners)
+	b, err := open(ctx, o)
+	if err != nil {
+		return err
+	}
+	defer b.close()
+	return b.serve(ctx, listeners)
+}
+
+// openListeners takes systemd's sockets, or opens our own, by name.
+func openListeners(c Config) (map[string]net.Listener, error) {
+	all, err := systemd.Listeners()
+	if err != nil {
+		return nil, err
+	}
+	for name, s := range map[string]SocketConfig{"api": c.API, "admin": c.Admin} {
+		if all[name] != nil {
+			continue
+		}
+		if all[name], err = listenUnix(s.Socket, s.Group); err != nil {
+			delete(all, name)
+			closeAll(all)
+			return nil, err
+		}
+	}
+	if c.Metrics.Listen != "" {
+		if all["metrics"], err = net.Listen("tcp", c.Metrics.Listen); err != nil {
+			delete(all, "metrics")
+			closeAll(all)
+			return nil, fmt.Errorf("cannot listen for metrics on %s: %w", c.Metrics.Listen, err)
+		}
+	}
+	return all, nil
+}
+
+func closeAll(listeners map[string]net.Listener) {
+	for _, l := range listeners {
+		l.Close()
+	}
+}
+
+// serve runs every loop of the box until ctx ends or one of them fails.
+func (b *box) serve(ctx context.Context, listeners map[string]net.Listener) error {
+	loops, stop := context.WithCancel(context.WithoutCancel(ctx))
+	defer stop()
+	failed := make(chan error, 8) // one result of each loop
+	var running sync.WaitGroup
+	start := func(name string, run func(context.Context) error) {
+		running.Go(func() {
+			if err := run(loops); err != nil && loops.Err() == nil {
+				failed <- fmt.Errorf("%s failed: %w", name, err)
+			}
+		})
+	}
+	start("updates", b.updater.Run)
+	start("gpu", func(ctx context.Context) error { b.gpu.Run(ctx); return nil })
+	start("upkeep", b.upkeep)
+	if b.link != nil {
+		start("fleet link", func(ctx context.Context) error { return b.link.run(ctx, b.updater.Offer) })
+	}
+	// No request is decided before the policy of the last run is in force again.
+	select {
+	case <-b.policies.activated:
+	case err := <-failed:
+		return err
+	case <-ctx.Done():
+	}
+	servers := b.servers()
+	for name, s := range servers {
+		if l := listeners[name]; l != nil {
+			start(name+" socket", func(context.Context) error { return ignoreClosed(s.Serve(l)) })
+		}
+	}
+	b.notify.Ready()
+	b.log.Info("serving", "api", b.o.Config.API.Socket, "admin", b.o.Config.Admin.Socket, "version", b.o.Version)
+	var err error
+	select {
+	case <-ctx.Done():
+	case err = <-failed:
+		b.log.Error("stopping", "error", err)
+	}
+	b.notify.Stopping()
+	b.drain(servers)
+	stop()
+	running.Wait()
+	return err
+}
+
+func ignoreClosed(err error) error {
+	if errors.Is(err, http.ErrServerClosed) {
+		return nil
+	}
+	return err
+}
+
+// servers are the HTTP servers by the name of their socket.
+func (b *box) servers() map[string]*http.Server {
+	quiet := slog.NewLogLogger(b.log.Handler(), slog.LevelDebug)
+	admin := b.adminHandler()
+	return map[string]*http.Server{
+		"api":     gateway.NewServer(b.gateway, b.log),
+		"admin":   {Handler: admin, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, ErrorLog: quiet},
+		"metrics": {Handler: b.metrics(), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, ErrorLog: quiet},
+	}
+}
+
+// drain lets the answers that run finish, within the limit.
+func (b *box) drain(servers map[string]*http.Server) {
+	ctx, cancel := context.WithTimeout(context.Background(), drainLimit)
+	defer cancel()
+	var all sync.WaitGroup
+	for name, s := range servers {
+		all.Go(func() {
+			if err := s.Shutdown(ctx); err != nil {
+				b.log.Warn("answers cut off at the stop", "socket", name, "error", err)
+				s.Close()
+			}
+		})
+	}
+	all.Wait()
+}
+
+// path is a place under the state folder.
+func (b *box) path(name string) string { return filepath.Join(b.o.Config.State, name) }

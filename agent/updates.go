@@ -1,0 +1,111 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/dustin/go-humanize"
+	"golang.org/x/mod/semver"
+
+	"github.com/bothy-edge/bothy/runtime"
+	"github.com/bothy-edge/bothy/updater"
+	"github.com/bothy-edge/bothy/updater/release"
+	"github.com/bothy-edge/bothy/updater/trust"
+)
+
+// diskReserve stays free beside an update, in bytes, so that it never costs what runs.
+const diskReserve = 256 << 20
+
+// refresher asks one source for what this device shall run.
+type refresher struct {
+	client *trust.Client
+	source trust.Source
+}
+
+// Refresh verifies both repositories.
+func (r refresher) Refresh(ctx context.Context) (release.Want, error) {
+	return r.client.Refresh(ctx, r.source)
+}
+
+// hinted is an error that says what to type.
+type hinted struct {
+	error
+	hint string
+}
+
+func (h hinted) Hint() string  { return h.hint }
+func (h hinted) Unwrap() error { return h.error }
+
+func notEnrolled() error {
+	return hinted{trust.ErrNotEnrolled, "bothy enroll TICKET --device NAME, then restart the agent"}
+}
+
+// unenrolled stands for trust before enrolment.
+type unenrolled struct{}
+
+// Refresh fails: there is nobody to trust yet.
+func (unenrolled) Refresh(context.Context) (release.Want, error) {
+	return release.Want{}, notEnrolled()
+}
+
+// noBroker stands for the source of a fleet that has no broker.
+type noBroker struct{}
+
+// Refresh fails: updates come from a folder.
+func (noBroker) Refresh(context.Context) (release.Want, error) {
+	return release.Want{}, hinted{errors.New("this device's fleet has no broker"), "bothy update import DIR"}
+}
+
+// preflight says why a want cannot be installed on this box.
+func (b *box) preflight(_ context.Context, want release.Want, need int64) error {
+	free, err := b.artifacts.Free()
+	if err != nil {
+		return err
+	}
+	if need+diskReserve > free {
+		return fmt.Errorf("%w: the update needs %s and %s stay in reserve, %s are free at %s",
+			updater.ErrWait, humanize.IBytes(uint64(need)), humanize.IBytes(diskReserve), humanize.IBytes(uint64(max(free, 0))), b.path("artifacts"))
+	}
+	host := hostStatus(b.o.Config.State)
+	for alias, doc := range want.Models {
+		if _, err := b.engines.spec(alias, doc, nil); err != nil {
+			return err
+		}
+		if err := b.meets(doc, host.MemoryTotal); err != nil {
+			return fmt.Errorf("cannot run %s: %w", doc.ID(), err)
+		}
+	}
+	return nil
+}
+
+// meets says which requirement of a release this box does not meet.
+func (b *box) meets(doc release.Document, memory uint64) error {
+	r := doc.Requires
+	if uint64(r.MemoryBytes) > memory {
+		return fmt.Errorf("it requires %s of memory, this box has %s", humanize.IBytes(uint64(r.MemoryBytes)), humanize.IBytes(memory))
+	}
+	if r.Engine != "" && b.engines.kinds[r.Engine] == nil {
+		return fmt.Errorf("it requires the engine %q, which is not installed on this box", r.Engine)
+	}
+	if r.EngineVersion != "" {
+		return fmt.Errorf("it requires version %s of its engine, and this agent cannot tell versions of engines", r.EngineVersion)
+	}
+	mine := "v" + strings.TrimPrefix(b.o.Version, "v")
+	// A build without a release number is a developer's and newer than any release.
+	if r.Agent != "" && semver.IsValid(mine) && semver.Compare(mine, "v"+r.Agent) < 0 {
+		return fmt.Errorf("it requires bothy %s, this is %s; upgrade the package first", r.Agent, b.o.Version)
+	}
+	return nil
+}
+
+// healthy says why a want that was just switched to must not stay.
+func (b *box) healthy(context.Context) error {
+	for _, a := range b.supervisor.Status() {
+		if a.Phase == runtime.PhaseFailed || a.Phase == runtime.PhaseBackoff {
+			return fmt.Errorf("the engine of %q is %s: %s", a.Alias, a.Phase, a.Error)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,135 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"os"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"github.com/bothy-edge/bothy/systemd"
+)
+
+// status puts the screen together. Nothing here waits for anybody.
+func (b *box) status(now time.Time) Status {
+	s := Status{
+		Version: b.o.Version, PID: os.Getpid(), Started: b.started, Models: b.supervisor.Status(),
+		Traffic: b.gateway.Stats(), Policy: b.policyStatus(), Update: b.updateStatus(), GPU: b.gpuStatus(), Host: hostStatus(b.o.Config.State),
+		Store: StoreStatus{
+			Path: b.path("bothy.db"), Bytes: b.db.Size(), Clean: b.dbReport.Clean,
+			Restored: b.dbReport.Restored, Quarantined: b.dbReport.Quarantined, Lost: b.dbReport.Lost,
+		},
+	}
+	if b.identity != nil {
+		s.Device, s.Tenant = b.identity.Device, b.identity.Tenant
+	}
+	if b.link != nil {
+		s.Broker = b.link.status()
+	}
+	s.Findings = b.findings(s, now)
+	s.Health = worst(s.Findings)
+	return s
+}
+
+func (b *box) policyStatus() PolicyStatus {
+	p := b.policies.status()
+	if all, err := b.updater.List(); err == nil && len(all) > 0 && all[0].Code == "policy" {
+		p.Refused = all[0].Error
+	}
+	return p
+}
+
+func (b *box) updateStatus() UpdateStatus {
+	running := b.updater.Current()
+	u := UpdateStatus{State: "idle", Running: running.Want.Counter}
+	if b.trust != nil {
+		v := b.trust.Versions()
+		u.Counter, u.CatalogVersion, u.DirectorVersion = v.Counter, v.Catalog.Snapshot, v.Director.Targets
+		u.Expired = v.Catalog.Expired || v.Director.Expired
+	}
+	all, err := b.updater.List()
+	if err != nil || len(all) == 0 {
+		return u
+	}
+	c := all[0]
+	u.Change, u.State, u.Subject, u.Error = c.ID, string(c.State), c.Summary, c.Error
+	u.Done, u.Total = c.Progress.Done, c.Progress.Total
+	return u
+}
+
+func (b *box) gpuStatus() GPUStatus {
+	s := b.gpu.Snapshot()
+	g := GPUStatus{Driver: s.Driver, Devices: s.Devices, Error: s.Error, Hint: s.Hint}
+	switch {
+	case s.NoDriver:
+		g.Text = "no NVIDIA driver"
+	case s.Error != "":
+		g.Text = s.Error
+	case s.Time.IsZero():
+		g.Text = "looking"
+	default:
+		g.Text = fmt.Sprintf("%d, driver %s", len(s.Devices), s.Driver)
+	}
+	return g
+}
+
+// upkeep looks at the health, feeds the watchdog, reports to the fleet and copies the store.
+func (b *box) upkeep(ctx context.Context) error {
+	every := upkeepEvery
+	if w := systemd.WatchdogInterval(); w > 0 && w < every {
+		every = w
+	}
+	tick, hourly := time.NewTicker(every), time.NewTicker(snapshotEvery)
+	defer tick.Stop()
+	defer hourly.Stop()
+	for {
+		// The look itself is the proof of life: it takes the locks that requests and updates take.
+		s := b.status(time.Now())
+		b.notify.Alive()
+		b.notify.Status(fmt.Sprintf("health %s, %d models, want %d", s.Health, len(s.Models), s.Update.Running))
+		b.reportState(s)
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		case <-b.updater.Changed():
+		case <-hourly.C:
+			if _, err := b.db.Snapshot(ctx); err != nil && ctx.Err() == nil {
+				b.log.Error("store not copied", "error", err)
+			}
+		}
+	}
+}
+
+// reportState replaces the device's retained state, when it says something new.
+func (b *box) reportState(s Status) {
+	if b.link == nil {
+		return
+	}
+	d := deviceState{
+		V: 1, Device: b.identity.Device, Agent: b.o.Version, Counter: s.Update.Running, Models: map[string]string{},
+		Policy: s.Policy.Release, Versions: b.trust.Versions(), Health: s.Health,
+	}
+	for _, m := range s.Models {
+		if m.Current != nil {
+			d.Models[m.Alias] = m.Current.Release
+		}
+	}
+	for _, f := range s.Findings {
+		d.Alarms = append(d.Alarms, f.ID)
+	}
+	if err := b.link.publish(d); err != nil {
+		b.log.Error("state not reported", "error", err)
+	}
+}
+
+// metrics serves Prometheus metrics. Scraping wakes no model.
+func (b *box) metrics() http.Handler {
+	r := prometheus.NewRegistry()
+	r.MustRegister(b.gateway, collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), boxCollector{func() Status { return b.status(time.Now()) }})
+	return promhttp.HandlerFor(r, promhttp.HandlerOpts{})
+}

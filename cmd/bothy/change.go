@@ -1,0 +1,269 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net/url"
+	"path/filepath"
+	"strconv"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/bothy-edge/bothy/agent"
+	"github.com/bothy-edge/bothy/updater"
+)
+
+func changeCommand(o *options) *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "change", Short: "List, show and wait for changes of what this box runs",
+		Long:    "A change is one journaled intention: what the fleet wants, how far it is, how it\nended. A change that cannot be completed is undone.",
+		Example: "  bothy change list",
+	}
+	cmd.AddCommand(changeList(o), changeShow(o), changeWait(o),
+		changeOrder(o, "cancel", "End a change that has not begun to switch"),
+		changeOrder(o, "pause", "Stop a change that is looking or fetching; what was fetched stays"),
+		changeOrder(o, "resume", "Let a paused change go on now"))
+	return cmd
+}
+
+func changeList(o *options) *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "list", Short: "List changes, the newest first", Args: exactly(), Example: "  bothy change list --json",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			var all []updater.Change
+			if err := o.adminCall(cmd.Context(), "GET", "/v1/changes", nil, &all); err != nil {
+				return err
+			}
+			if o.json {
+				return printJSON(cmd.OutOrStdout(), all)
+			}
+			tw := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 4, 2, ' ', 0)
+			fmt.Fprintln(tw, "ID\tSTATE\tUPDATED\tWHAT")
+			for _, c := range all {
+				fmt.Fprintf(tw, "%d\t%s\t%s\t%s\n", c.ID, c.State, c.Updated.Local().Format(time.DateTime), about(c))
+			}
+			return tw.Flush()
+		},
+	}
+	jsonFlag(cmd, o)
+	return cmd
+}
+
+func about(c updater.Change) string {
+	if c.Error != "" {
+		return c.Summary + ": " + c.Error
+	}
+	return c.Summary
+}
+
+func changeShow(o *options) *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "show ID", Short: "Show one change with its tasks and history", Args: exactly("ID"), Example: "  bothy change show 4",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			var c updater.Change
+			if err := o.adminCall(cmd.Context(), "GET", "/v1/changes/"+url.PathEscape(args[0]), nil, &c); err != nil {
+				return err
+			}
+			if o.json {
+				return printJSON(cmd.OutOrStdout(), c)
+			}
+			return printChange(cmd.OutOrStdout(), c)
+		},
+	}
+	jsonFlag(cmd, o)
+	return cmd
+}
+
+func printChange(w io.Writer, c updater.Change) error {
+	out := screen{tabwriter.NewWriter(w, 0, 4, 2, ' ', 0)}
+	out.line(fmt.Sprintf("change %d", c.ID), "%s: %s", c.State, c.Summary)
+	if c.Reason != "" {
+		out.line("reason", "%s", c.Reason)
+	}
+	if c.Error != "" {
+		out.line("error", "%s (%s)", c.Error, c.Code)
+	}
+	if c.Progress.Total > 0 {
+		out.line("files", "%s of %s, by source %v", sizeText(uint64(c.Progress.Done)), sizeText(uint64(c.Progress.Total)), c.Progress.BySource)
+	}
+	for _, t := range c.Tasks {
+		text := fmt.Sprintf("%s %s", t.Name, t.Alias)
+		if t.Generation != 0 {
+			text += fmt.Sprintf(", generation %d", t.Generation)
+		}
+		if t.Error != "" {
+			text += ": " + t.Error
+		}
+		out.line("task", "%s: %s", text, t.State)
+	}
+	for _, h := range c.History {
+		text := string(h.State)
+		if h.Reason != "" {
+			text += " (" + h.Reason + ")"
+		}
+		if h.Error != "" {
+			text += ": " + h.Error
+		}
+		out.line(h.At.Local().Format(time.DateTime), "%s", text)
+	}
+	return out.tw.Flush()
+}
+
+func changeWait(o *options) *cobra.Command {
+	var after, counter uint64
+	var limit time.Duration
+	var anyEnd bool
+	cmd := &cobra.Command{
+		Use: "wait [ID]", Short: "Wait until a change has ended; exit 0 when it was committed",
+		Long:    "Wait until a change has ended: the one with the number ID, the next one --after a\nnumber, or the one that carries the want --counter. Exits 1 unless it was committed.",
+		Example: "  bothy change wait --counter 7 --timeout 10m",
+	}
+	cmd.Args = func(cmd *cobra.Command, args []string) error {
+		given := len(args)
+		for _, name := range []string{"after", "counter"} {
+			if cmd.Flags().Changed(name) {
+				given++
+			}
+		}
+		if given != 1 {
+			return usageError{errors.New("name one change: ID, --after or --counter")}
+		}
+		return nil
+	}
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		path := "/v1/wait?counter=" + strconv.FormatUint(counter, 10)
+		if len(args) == 1 {
+			path = "/v1/changes/" + url.PathEscape(args[0]) + "/wait"
+		} else if cmd.Flags().Changed("after") {
+			path = "/v1/wait?after=" + strconv.FormatUint(after, 10)
+		}
+		ctx, cancel := withTimeout(cmd.Context(), limit)
+		defer cancel()
+		var c updater.Change
+		if err := o.adminWait(ctx, cmd.ErrOrStderr(), path, &c); err != nil {
+			return err
+		}
+		return changeEnd(cmd.OutOrStdout(), c, o.json, anyEnd)
+	}
+	f := cmd.Flags()
+	f.Uint64Var(&after, "after", 0, "wait for the next change after this number")
+	f.Uint64Var(&counter, "counter", 0, "wait for the change that carries this want, or a newer one")
+	f.DurationVar(&limit, "timeout", 0, "give up after this long")
+	f.BoolVar(&anyEnd, "any", false, "exit 0 however the change ended")
+	jsonFlag(cmd, o)
+	return cmd
+}
+
+// adminWait calls a route that answers late, and shows the progress of the update at a terminal meanwhile.
+func (o *options) adminWait(ctx context.Context, talk io.Writer, path string, c *updater.Change) error {
+	done := make(chan struct{})
+	shown := make(chan struct{})
+	go func() {
+		defer close(shown)
+		b := newBar(talk, "update")
+		defer b.done()
+		for b.on {
+			select {
+			case <-done:
+				return
+			case <-time.After(300 * time.Millisecond):
+			}
+			var s agent.Status
+			if o.adminCall(ctx, "GET", "/v1/status", nil, &s) == nil {
+				b.set(s.Update.Done, s.Update.Total)
+			}
+		}
+	}()
+	err := o.adminCall(ctx, "GET", path, nil, c)
+	close(done)
+	<-shown
+	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		return withHint{errors.New("the change has not ended in time; it goes on"), "bothy change list"}
+	}
+	return err
+}
+
+func changeEnd(w io.Writer, c updater.Change, asJSON, anyEnd bool) error {
+	if asJSON {
+		if err := printJSON(w, c); err != nil {
+			return err
+		}
+	} else if _, err := fmt.Fprintf(w, "change %d %s: %s\n", c.ID, c.State, about(c)); err != nil {
+		return err
+	}
+	if c.State != updater.Committed && !anyEnd {
+		return exitError(1)
+	}
+	return nil
+}
+
+func changeOrder(o *options, verb, short string) *cobra.Command {
+	return &cobra.Command{
+		Use: verb + " ID", Short: short, Args: exactly("ID"), Example: "  bothy change " + verb + " 4",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return o.adminCall(cmd.Context(), "POST", "/v1/changes/"+url.PathEscape(args[0])+"/"+verb, nil, nil)
+		},
+	}
+}
+
+func updateCommand(o *options) *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "update", Short: "Look for a new want, or import one from a folder",
+		Long:    "Look for a new want now, or import one from a folder that was carried to the box.\nBoth are verified in the same way.",
+		Example: "  bothy update check",
+	}
+	check := &cobra.Command{
+		Use: "check", Short: "Ask the fleet now", Args: exactly(), Example: "  bothy update check --json",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			var u agent.UpdateStatus
+			if err := o.adminCall(cmd.Context(), "POST", "/v1/update/check", nil, &u); err != nil {
+				return err
+			}
+			if o.json {
+				return printJSON(cmd.OutOrStdout(), u)
+			}
+			_, err := fmt.Fprintln(cmd.OutOrStdout(), updateLine(u))
+			return err
+		},
+	}
+	jsonFlag(check, o)
+	var limit time.Duration
+	imp := &cobra.Command{
+		Use: "import DIR", Short: "Install what a folder holds for this device, and wait for the end",
+		Long: "Install what a folder holds for this device: a fleet's folder, or a copy of its\ncatalog, director and blobs on a stick. Waits for the end of the change.",
+		Args: exactly("DIR"), Example: "  bothy update import /media/usb/fleet",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			ctx, cancel := withTimeout(cmd.Context(), limit)
+			defer cancel()
+			return o.importFolder(ctx, cmd, args[0])
+		},
+	}
+	imp.Flags().DurationVar(&limit, "timeout", 0, "give up waiting after this long")
+	jsonFlag(imp, o)
+	cmd.AddCommand(check, imp)
+	return cmd
+}
+
+func (o *options) importFolder(ctx context.Context, cmd *cobra.Command, dir string) error {
+	path, err := filepath.Abs(dir)
+	if err != nil {
+		return fmt.Errorf("cannot import from %s: %w", dir, err)
+	}
+	var started agent.ImportAnswer
+	if err := o.adminCall(ctx, "POST", "/v1/update/import", agent.ImportRequest{Path: path}, &started); err != nil {
+		return err
+	}
+	if started.Change == 0 {
+		fmt.Fprintln(cmd.ErrOrStderr(), "this box runs what the folder holds for it")
+		return nil
+	}
+	var c updater.Change
+	if err := o.adminWait(ctx, cmd.ErrOrStderr(), fmt.Sprintf("/v1/changes/%d/wait", started.Change), &c); err != nil {
+		return err
+	}
+	return changeEnd(cmd.OutOrStdout(), c, o.json, false)
+}
