@@ -78,7 +78,9 @@ func (o Options) filled(c Config) Options {
 		o.Batch = 256
 	}
 	o.Sequences = max(o.Sequences, 1)
-	o.Batch = min(o.Batch, o.Context*o.Sequences)
+	// Wide layers, which a file may claim cheaply, get smaller batches: about a GiB of scratch.
+	perToken := 4 * (3*c.FeedForward + 8*c.Embd + 4*c.Heads*c.HeadDim)
+	o.Batch = min(o.Batch, o.Context, max(1, 1<<30/perToken))
 	if o.Kernel == "" {
 		o.Kernel = kernel.Best()
 	}
