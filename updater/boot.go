@@ -45,7 +45,7 @@ func (u *Updater) resume() error {
 		if next.State == Switching {
 			next.Tasks = plan(u.running, next.Want)
 		}
-		if err := u.save(next); err != nil {
+		if err := u.save(next, nil); err != nil {
 			return err
 		}
 	}

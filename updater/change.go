@@ -1,7 +1,6 @@
 package updater
 
 import (
-	"fmt"
 	"slices"
 	"time"
 
@@ -114,12 +113,4 @@ func (c Change) clone() Change {
 	c.Tasks = slices.Clone(c.Tasks)
 	c.History = slices.Clone(c.History)
 	return c
-}
-
-// sentence is the change in a line of a log or a report.
-func (c Change) sentence() string {
-	if c.Error != "" {
-		return fmt.Sprintf("change %d %s: %s", c.ID, c.State, c.Error)
-	}
-	return fmt.Sprintf("change %d %s: %s", c.ID, c.State, c.Summary)
 }

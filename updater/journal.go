@@ -62,9 +62,13 @@ func (u *Updater) load() error {
 	})
 }
 
-// move stores the change in its next state, with what edit says and what also
-// writes, in one transaction.
-func (u *Updater) move(to State, edit func(*Change), also ...func(*store.Tx) error) error {
+// move stores the change in its next state, with what edit says.
+func (u *Updater) move(to State, edit func(*Change)) error {
+	return u.moveRunning(to, edit, nil)
+}
+
+// moveRunning is move that also stores what runs from now on, in the same transaction.
+func (u *Updater) moveRunning(to State, edit func(*Change), running *Running) error {
 	next := u.change.clone()
 	if !allowed(next.State, to) {
 		return internalError(next, to)
@@ -78,10 +82,7 @@ func (u *Updater) move(to State, edit func(*Change), also ...func(*store.Tx) err
 		edit(&next)
 	}
 	next.step(u.cfg.Now())
-	if remembered(next) {
-		also = append(also, func(tx *store.Tx) error { return rememberBad(tx, next) })
-	}
-	if err := u.save(next, also...); err != nil {
+	if err := u.save(next, running); err != nil {
 		return err
 	}
 	u.cfg.Log.Info("change moved", "change", next.ID, "state", string(next.State), "reason", next.Reason, "error", next.Error)
@@ -112,21 +113,19 @@ func rememberBad(tx *store.Tx, c Change) error {
 	return badTable().Put(tx, c.Want.Digest(), bad{Counter: c.Want.Counter, Change: c.ID})
 }
 
-// save stores the change as it is and shows it to readers.
-func (u *Updater) save(next Change, also ...func(*store.Tx) error) error {
-	point := fmt.Sprintf("store %s %d", next.State, len(next.History))
-	for _, t := range next.Tasks {
-		if t.State == Doing || t.State == Reverse {
-			point = fmt.Sprintf("store %s %s %s", next.State, t.State, t.label())
-		}
-	}
+// save stores the change as it is, and what runs when that is given, and shows both to readers.
+func (u *Updater) save(next Change, running *Running) error {
+	point := next.point()
 	if err := u.fault("before " + point); err != nil {
 		return err
 	}
 	err := u.cfg.DB.Update(func(tx *store.Tx) error {
 		err := changeTable().Put(tx, store.Key(next.ID), next)
-		for _, write := range also {
-			err = errors.Join(err, write(tx))
+		if running != nil {
+			err = errors.Join(err, runningTable().Put(tx, runningKey, *running))
+		}
+		if remembered(next) {
+			err = errors.Join(err, rememberBad(tx, next))
 		}
 		return errors.Join(err, u.cfg.Report(tx, next))
 	})
@@ -136,12 +135,22 @@ func (u *Updater) save(next Change, also ...func(*store.Tx) error) error {
 	if err := u.fault("after " + point); err != nil {
 		return err
 	}
-	u.publish(next)
+	u.publish(next, running)
 	return nil
 }
 
-// publish makes a stored change the loop's and the readers'.
-func (u *Updater) publish(next Change) {
+// point names the storing of this state for the fault seam.
+func (c Change) point() string {
+	for _, t := range c.Tasks {
+		if t.State == Doing || t.State == Reverse {
+			return fmt.Sprintf("store %s %s %s", c.State, t.State, t.label())
+		}
+	}
+	return "store " + string(c.State)
+}
+
+// publish makes what was stored the loop's and the readers'.
+func (u *Updater) publish(next Change, running *Running) {
 	u.disarm()
 	u.change = &next
 	if next.State.Ended() {
@@ -150,19 +159,16 @@ func (u *Updater) publish(next Change) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.active = next
+	if running != nil {
+		u.running = *running
+	}
+	u.announce()
+}
+
+// announce wakes everybody who waits for a change; mu is held.
+func (u *Updater) announce() {
 	close(u.changed)
 	u.changed = make(chan struct{})
-}
-
-// setRunning stores what runs, as part of a move.
-func (u *Updater) setRunning(r Running) func(*store.Tx) error {
-	return func(tx *store.Tx) error { return runningTable().Put(tx, runningKey, r) }
-}
-
-func (u *Updater) showRunning(r Running) {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	u.running = r
 }
 
 // create stores a new change in its first state, with what also writes about
@@ -193,11 +199,13 @@ func (u *Updater) create(c Change, also ...func(tx *store.Tx, id uint64) error) 
 		return 0, err
 	}
 	u.cfg.Log.Info("change created", "change", c.ID, "state", string(c.State), "summary", c.Summary, "error", c.Error)
-	if c.State.Ended() {
-		u.announce()
+	if !c.State.Ended() {
+		u.publish(c, nil)
 		return c.ID, nil
 	}
-	u.publish(c)
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.announce()
 	return c.ID, nil
 }
 
@@ -220,13 +228,6 @@ func pruneChanges(tx *store.Tx) error {
 		err = errors.Join(err, changeTable().Delete(tx, key))
 	}
 	return err
-}
-
-func (u *Updater) announce() {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	close(u.changed)
-	u.changed = make(chan struct{})
 }
 
 // refuse records a refused offer; the same offer again only raises a count.

@@ -281,7 +281,7 @@ func (u *Updater) leave() error {
 	}
 	next := u.change.clone()
 	next.Attempts = max(0, next.Attempts-1)
-	if err := u.save(next); fatal(err) {
+	if err := u.save(next, nil); fatal(err) {
 		return err
 	}
 	return nil

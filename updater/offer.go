@@ -7,6 +7,7 @@ import (
 	"reflect"
 	"time"
 
+	"github.com/bothy-edge/bothy/agent/store"
 	"github.com/bothy-edge/bothy/updater/release"
 	"github.com/bothy-edge/bothy/updater/trust"
 )
@@ -158,10 +159,13 @@ func (u *Updater) confirm(want release.Want) error {
 		return nil
 	}
 	r.Want = want
-	if err := u.cfg.DB.Update(u.setRunning(r)); err != nil {
+	err := u.cfg.DB.Update(func(tx *store.Tx) error { return runningTable().Put(tx, runningKey, r) })
+	if err != nil {
 		return err
 	}
-	u.showRunning(r)
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.running = r
 	return nil
 }
 

@@ -118,7 +118,7 @@ func (u *Updater) setTask(i int, state TaskState, edit func(*Change)) error {
 	if edit != nil {
 		edit(&next)
 	}
-	return u.save(next)
+	return u.save(next, nil)
 }
 
 func (u *Updater) taskEnded(o outcome) error {
@@ -157,10 +157,9 @@ func (u *Updater) commit() error {
 		previous = *u.running.Previous
 	}
 	now := Running{Change: u.change.ID, Want: u.change.Want, Previous: &previous, Since: u.cfg.Now()}
-	if err := u.move(Committed, nil, u.setRunning(now)); err != nil {
+	if err := u.moveRunning(Committed, nil, &now); err != nil {
 		return err
 	}
-	u.showRunning(now)
 	u.raiseMarks()
 	return nil
 }
@@ -181,11 +180,7 @@ func (u *Updater) goBack(code string, cause error) error {
 			}
 		}
 	}
-	err := u.move(Undoing, edit, u.setRunning(narrowed))
-	if err == nil {
-		u.showRunning(narrowed)
-	}
-	return err
+	return u.moveRunning(Undoing, edit, &narrowed)
 }
 
 // maxNarrowing bounds the policies that narrow at once. Past it the built-in

@@ -1,0 +1,216 @@
+package updater
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// The sets of the matrix. Both aliases change, one comes, one goes, and so does the policy.
+const (
+	before = "chat=mote@1 gone=old@1 policy=plant@1"
+	after  = "chat=mote@2 embed=gist@1 policy=plant@2"
+
+	stateBefore   = "chat=mote@1 gone=old@1 policy=plant@1"
+	stateAfter    = "chat=mote@2 embed=gist@1 policy=plant@2"
+	stateNarrowed = "chat=mote@1 gone=old@1 policy=plant@1+plant@2"
+)
+
+// scenario is a change whose every fault point is crashed.
+type scenario struct {
+	name  string
+	setUp func(*world)
+	state State  // its end
+	want  string // what the box is then
+}
+
+func scenarios() []scenario {
+	return []scenario{
+		{"commits", func(*world) {}, Committed, stateAfter},
+		{"acceptance fails", func(w *world) { w.breakAct("probe embed=gist@1", errBroken) }, Undone, stateNarrowed},
+		{"second switch fails", func(w *world) { w.breakAct("switch embed=gist@1", errBroken) }, Undone, stateNarrowed},
+		{"policy does not activate", func(w *world) { w.breakAct("activate plant@2", errBroken) }, Undone, stateNarrowed},
+	}
+}
+
+var errPowerCut = errors.New("power cut")
+
+// points runs the scenario once and records every fault point of it.
+func points(t *testing.T, sc scenario) []string {
+	var seen []string
+	recording := false
+	w := newWorld(t)
+	a := w.start(func(c *Config) {
+		c.Fault = func(point string) error {
+			if recording {
+				seen = append(seen, point)
+			}
+			return nil
+		}
+	})
+	a.brings(1, before)
+	sc.setUp(w)
+	recording = true
+	c := a.brings(2, after)
+	recording = false
+	if c.State != sc.state || w.state() != sc.want {
+		t.Fatalf("got %s, %s without a crash, want %s, %s", c.State, w.state(), sc.state, sc.want)
+	}
+	if err := a.end(); err != nil {
+		t.Fatal(err)
+	}
+	return seen
+}
+
+func TestCrashAtEveryPointEndsFullyOldOrFullyNew(t *testing.T) {
+	for _, sc := range scenarios() {
+		t.Run(sc.name, func(t *testing.T) {
+			var all []string
+			synctest.Test(t, func(t *testing.T) { all = points(t, sc) })
+			if len(all) < 40 {
+				t.Fatalf("got %d fault points, want at least 40: %v", len(all), all)
+			}
+			for n, point := range all {
+				t.Run(fmt.Sprintf("%02d %s", n, point), func(t *testing.T) {
+					synctest.Test(t, func(t *testing.T) { crashAt(t, sc, n) })
+				})
+			}
+		})
+	}
+}
+
+// crashAt kills the agent at the n-th point, starts it again and looks at what it comes to.
+func crashAt(t *testing.T, sc scenario, n int) {
+	w := newWorld(t)
+	left := -1
+	a := w.start(func(c *Config) {
+		c.Fault = func(string) error {
+			if left--; left == -1 {
+				return errPowerCut
+			}
+			return nil
+		}
+	})
+	a.brings(1, before)
+	sc.setUp(w)
+	w.assign(2, after)
+	left = n
+	a.Offer()
+	select {
+	case err := <-a.err:
+		if !errors.Is(err, errPowerCut) {
+			t.Fatalf("got %v, want the crash", err)
+		}
+	case <-time.After(24 * time.Hour):
+		t.Fatal("the point was not reached")
+	}
+	a.err <- nil
+	_ = a.end()
+
+	a = w.start()
+	synctest.Wait()
+	if !between(w.state()) {
+		t.Errorf("got %q right after the start, want all old or all new", w.state())
+	}
+	c := a.ended(lastPlanned(a))
+	if c.State != sc.state || w.state() != sc.want {
+		t.Errorf("got %s, %q, want %s, %q; history %s; error %s", c.State, w.state(), sc.state, sc.want, states(c), c.Error)
+	}
+	if got := a.Current().Want.String(); sc.state == Committed && got != stateAfter || sc.state == Undone && got != stateBefore {
+		t.Errorf("got %q as what runs", got)
+	}
+	if len(w.candidates) != 0 {
+		t.Errorf("got candidates %v left over", w.candidates)
+	}
+	if err := a.end(); err != nil {
+		t.Error(err)
+	}
+}
+
+// between says that a set is wholly old or wholly new; the policies may be narrowed.
+func between(state string) bool {
+	models, policies, _ := strings.Cut(state, " policy=")
+	switch models {
+	case "chat=mote@1 gone=old@1":
+		return policies == "plant@1" || policies == "plant@1+plant@2" || policies == "plant@2+plant@1"
+	case "chat=mote@2 embed=gist@1":
+		return policies == "plant@2"
+	}
+	return false
+}
+
+// lastPlanned is the change that brings the second set, made before the crash or after it.
+func lastPlanned(a *agent) uint64 {
+	deadline := time.After(24 * time.Hour)
+	for {
+		changed := a.Changed()
+		if c := a.newest(); c.Want.Counter == 2 {
+			return c.ID
+		}
+		select {
+		case <-changed:
+		case <-deadline:
+			a.w.t.Fatal("no change was made of the second set")
+		}
+	}
+}
+
+func TestCrashThatComesBackIsUndoneAfterThree(t *testing.T) {
+	sc := scenarios()[0]
+	for _, point := range []string{
+		"before do prepare chat", "after do prepare chat", "before do switch chat", "after do switch embed",
+		"after do activate", "before watch", "after store watch", "before store switching doing remove gone",
+	} {
+		t.Run(point, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t)
+				a := w.start()
+				a.brings(1, before)
+				_ = a.end()
+				w.assign(2, after)
+				crashes := 0
+				for ; crashes < 10; crashes++ {
+					a = w.start(func(c *Config) {
+						c.Fault = func(p string) error {
+							if p == point {
+								return errPowerCut
+							}
+							return nil
+						}
+					})
+					if c, crashed := a.endedOrCrashed(); !crashed {
+						if c.State != Undone || c.Code != codeCrash || w.state() != stateNarrowed {
+							t.Errorf("got %s (%s) %q after %d crashes", c.State, c.Code, w.state(), crashes)
+						}
+						_ = a.end()
+						break
+					}
+					_ = a.end()
+				}
+				if crashes != maxAttempts {
+					t.Errorf("got %d crashes before the change was undone (%s), want %d", crashes, sc.name, maxAttempts)
+				}
+			})
+		})
+	}
+}
+
+// endedOrCrashed waits until the second set's change has ended, or Run has.
+func (a *agent) endedOrCrashed() (Change, bool) {
+	for {
+		changed := a.Changed()
+		if c := a.newest(); c.Want.Counter == 2 && c.State.Ended() {
+			synctest.Wait()
+			return c, false
+		}
+		select {
+		case err := <-a.err:
+			a.err <- err
+			return Change{}, true
+		case <-changed:
+		}
+	}
+}

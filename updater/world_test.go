@@ -1,0 +1,418 @@
+package updater
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/bothy-edge/bothy/agent/store"
+	"github.com/bothy-edge/bothy/updater/content"
+	"github.com/bothy-edge/bothy/updater/release"
+)
+
+// world is the box around the updater: engines, policies, artifacts and the
+// fleet, in memory. Its engines and policies die with the agent; its artifacts
+// and its store do not.
+type world struct {
+	t    *testing.T
+	dir  string
+	path string // of the store
+
+	mu         sync.Mutex
+	generation uint64
+	candidates map[uint64]string // generation -> "alias=release"
+	serving    map[string]string // alias -> release
+	policies   []string          // in force, first is shown
+	localOnly  bool
+	log        []string // every act, in order
+	want       release.Want
+	refusal    error
+	remote     map[string][]byte
+	kept       []string
+	marked     []string
+	// broken names acts that fail, and how; it is asked under mu.
+	broken func(act string) error
+	// gates hold acts back until their channel is closed.
+	gates map[string]chan struct{}
+}
+
+func newWorld(t *testing.T) *world {
+	dir := t.TempDir()
+	w := &world{t: t, dir: dir, path: filepath.Join(dir, "state.db"), remote: map[string][]byte{},
+		broken: func(string) error { return nil }, gates: map[string]chan struct{}{}}
+	w.die()
+	return w
+}
+
+// die is what a crash does to all that lives in processes.
+func (w *world) die() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.candidates, w.serving, w.policies, w.localOnly = map[uint64]string{}, map[string]string{}, nil, false
+	// Numbers begin again: one from before may name another engine now.
+	w.generation = 0
+}
+
+func (w *world) act(ctx context.Context, act string) error {
+	w.mu.Lock()
+	w.log = append(w.log, act)
+	gate := w.gates[act]
+	err := w.broken(act)
+	w.mu.Unlock()
+	if gate != nil {
+		select {
+		case <-gate:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return err
+}
+
+func (w *world) Prepare(ctx context.Context, alias string, doc release.Document, files []string) (uint64, error) {
+	if err := w.act(ctx, "prepare "+alias+"="+doc.ID()); err != nil {
+		return 0, err
+	}
+	for _, f := range files {
+		if _, err := os.Stat(f); err != nil {
+			return 0, err
+		}
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.generation++
+	w.candidates[w.generation] = alias + "=" + doc.ID()
+	return w.generation, nil
+}
+
+func (w *world) Probe(ctx context.Context, gen uint64, checks []release.Check) error {
+	w.mu.Lock()
+	candidate := w.candidates[gen]
+	w.mu.Unlock()
+	if candidate == "" {
+		return fmt.Errorf("no candidate %d", gen)
+	}
+	return w.act(ctx, "probe "+candidate)
+}
+
+func (w *world) Switch(ctx context.Context, alias string, gen uint64) error {
+	w.mu.Lock()
+	candidate := w.candidates[gen]
+	w.mu.Unlock()
+	of, id, _ := strings.Cut(candidate, "=")
+	if of != alias {
+		return fmt.Errorf("candidate %d is %q, not of %s", gen, candidate, alias)
+	}
+	if err := w.act(ctx, "switch "+candidate); err != nil {
+		return err
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	delete(w.candidates, gen)
+	w.serving[alias] = id
+	return nil
+}
+
+func (w *world) Discard(ctx context.Context, gen uint64) error {
+	if err := w.act(ctx, fmt.Sprint("discard ", gen)); err != nil {
+		return err
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	delete(w.candidates, gen)
+	return nil
+}
+
+func (w *world) Restore(ctx context.Context, alias string, doc *release.Document, files []string) error {
+	id := "nothing"
+	if doc != nil {
+		id = doc.ID()
+	}
+	if err := w.act(ctx, "restore "+alias+"="+id); err != nil {
+		return err
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if doc == nil {
+		delete(w.serving, alias)
+		return nil
+	}
+	w.serving[alias] = id
+	return nil
+}
+
+func (w *world) Stage(document []byte) error { return w.act(context.Background(), "stage "+string(document)) }
+
+func (w *world) Activate(policies []Policy) error {
+	var names []string
+	local := false
+	for _, p := range policies {
+		name := string(p.Document)
+		if name == "" {
+			name = "built-in"
+		}
+		names = append(names, name)
+		local = local || p.LocalOnly || p.Document == nil
+	}
+	if err := w.act(context.Background(), "activate "+strings.Join(names, "+")); err != nil {
+		return err
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.policies, w.localOnly = names, local
+	return nil
+}
+
+func (w *world) Refresh(ctx context.Context) (release.Want, error) {
+	if err := w.act(ctx, "refresh"); err != nil {
+		return release.Want{}, err
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.want, w.refusal
+}
+
+func (w *world) blob(f release.File) string { return filepath.Join(w.dir, f.SHA256) }
+
+func (w *world) Fetch(ctx context.Context, f release.File, progress func(content.Progress)) (string, error) {
+	progress(content.Progress{State: "fetching", Done: f.Size / 2, Total: f.Size})
+	if err := w.act(ctx, "fetch "+f.Path); err != nil {
+		return "", err
+	}
+	return w.blob(f), os.WriteFile(w.blob(f), w.remote[f.SHA256], 0o600)
+}
+
+func (w *world) Have(f release.File) (string, bool) {
+	_, err := os.Stat(w.blob(f))
+	return w.blob(f), err == nil
+}
+
+func (w *world) Keep(ctx context.Context, files []release.File) error {
+	if err := w.act(ctx, "keep"); err != nil {
+		return err
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.kept = nil
+	for _, f := range files {
+		w.kept = append(w.kept, f.Path)
+	}
+	slices.Sort(w.kept)
+	w.kept = slices.Compact(w.kept)
+	return nil
+}
+
+// state is all that a user of the box can notice.
+func (w *world) state() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	var parts []string
+	for _, alias := range slices.Sorted(maps.Keys(w.serving)) {
+		parts = append(parts, alias+"="+w.serving[alias])
+	}
+	return strings.Join(parts, " ") + " policy=" + strings.Join(w.policies, "+")
+}
+
+func (w *world) did(prefix string) int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	n := 0
+	for _, act := range w.log {
+		if strings.HasPrefix(act, prefix) {
+			n++
+		}
+	}
+	return n
+}
+
+func (w *world) breakAct(act string, err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.broken = func(a string) error {
+		if a == act {
+			return err
+		}
+		return nil
+	}
+}
+
+func (w *world) mend() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.broken = func(string) error { return nil }
+}
+
+func (w *world) hold(act string) (open func()) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	gate := make(chan struct{})
+	w.gates[act] = gate
+	return sync.OnceFunc(func() { close(gate) })
+}
+
+// release makes a document of one file whose content is its own name.
+func (w *world) release(kind release.Kind, id string) release.Document {
+	name, version, err := release.ParseID(id)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	body := []byte(id)
+	sum := sha256.Sum256(body)
+	digest := hex.EncodeToString(sum[:])
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.remote[digest] = body
+	return release.Document{Schema: 1, Kind: kind, Name: name, Version: version, Files: []release.File{
+		{Path: id, Size: int64(len(body)), SHA256: digest, IndexSHA256: digest}}}
+}
+
+// assign makes a want of "chat=mote@1 embed=gist@1 policy=plant@1" what the fleet offers.
+func (w *world) assign(counter uint64, set string) release.Want {
+	want := release.Want{Device: "box", Counter: counter, DirectorVersion: int64(counter), CatalogVersion: 1, Models: map[string]release.Document{}}
+	for _, part := range strings.Fields(set) {
+		alias, id, _ := strings.Cut(part, "=")
+		if alias == "policy" {
+			doc := w.release(release.Policy, id)
+			want.Policy = &doc
+			continue
+		}
+		want.Models[alias] = w.release(release.Model, id)
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.want = want
+	return want
+}
+
+// agent is one life of the updater over the world.
+type agent struct {
+	*Updater
+	w    *world
+	db   *store.DB
+	stop context.CancelFunc
+	err  chan error
+}
+
+func (w *world) config(db *store.DB) Config {
+	return Config{
+		DB: db, Trust: w, Fetcher: w, Engines: w, Policies: w,
+		Installed: func(docs ...release.Document) error {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			w.marked = nil
+			for _, d := range docs {
+				w.marked = append(w.marked, d.ID())
+			}
+			return nil
+		},
+		Jitter: func() float64 { return 0.5 },
+	}
+}
+
+// start opens the store and runs an updater over it until it is stopped or killed.
+func (w *world) start(edit ...func(*Config)) *agent {
+	w.t.Helper()
+	db, report, err := store.Open(context.Background(), store.Options{Path: w.path})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	if report.Damage != "" {
+		w.t.Fatalf("store damaged: %s", report.Damage)
+	}
+	cfg := w.config(db)
+	for _, e := range edit {
+		e(&cfg)
+	}
+	u, err := New(cfg)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	a := &agent{Updater: u, w: w, db: db, stop: stop, err: make(chan error, 1)}
+	go func() { a.err <- u.Run(ctx) }()
+	return a
+}
+
+// end stops the agent, and with it all its processes; it answers how Run ended.
+func (a *agent) end() error {
+	a.stop()
+	err := <-a.err
+	if closeErr := a.db.Close(); closeErr != nil {
+		a.w.t.Error(closeErr)
+	}
+	a.w.die()
+	return err
+}
+
+// ended waits until the change has ended and everything after it is done.
+func (a *agent) ended(id uint64) Change {
+	a.w.t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 24*time.Hour)
+	defer cancel()
+	c, err := a.Wait(ctx, id)
+	if err != nil {
+		a.w.t.Fatalf("change %d did not end: %v, it is %s (%s)", id, err, c.State, c.Error)
+	}
+	synctest.Wait()
+	return c
+}
+
+// reaches waits until the active change is in this state, for an hour at most.
+func (a *agent) reaches(state State) Change {
+	a.w.t.Helper()
+	deadline := time.After(time.Hour)
+	for {
+		changed := a.Changed()
+		if c, ok := a.Active(); ok && c.State == state {
+			synctest.Wait()
+			return c
+		}
+		select {
+		case <-changed:
+		case <-deadline:
+			c, _ := a.Active()
+			a.w.t.Fatalf("the change is %s (%s), never became %s", c.State, c.Error, state)
+		}
+	}
+}
+
+// newest is the change with the greatest number.
+func (a *agent) newest() Change {
+	a.w.t.Helper()
+	all, err := a.List()
+	if err != nil || len(all) == 0 {
+		a.w.t.Fatalf("got %d changes, %v", len(all), err)
+	}
+	return all[0]
+}
+
+// brings assigns a set, offers it and waits for the end of its change.
+func (a *agent) brings(counter uint64, set string) Change {
+	a.w.t.Helper()
+	a.w.assign(counter, set)
+	if err := a.Check(context.Background()); err != nil {
+		a.w.t.Fatal(err)
+	}
+	return a.ended(a.newest().ID)
+}
+
+func states(c Change) string {
+	var all []string
+	for _, h := range c.History {
+		all = append(all, string(h.State))
+	}
+	return strings.Join(all, " ")
+}
+
+var errBroken = errors.New("broken")
