@@ -196,3 +196,29 @@ func TestTooLongPromptIsRefusedByBoth(t *testing.T) {
 		}
 	}
 }
+
+// TestBeginTokenIsNotDoubled: the template writes the begin token out and the
+// vocabulary asks for one.
+func TestBeginTokenIsNotDoubled(t *testing.T) {
+	texts, types := []string{"<unk>", "<s>", "</s>"}, []int32{2, 3, 3}
+	for b := range 256 {
+		texts, types = append(texts, fmt.Sprintf("<0x%02X>", b)), append(types, 6)
+	}
+	texts, types = append(texts, "\u2581", "a", "b", "\u2581a"), append(types, 1, 1, 1, 1)
+	path := reference.Model(t, len(texts),
+		reference.KV{Key: "tokenizer.ggml.model", Value: "llama"}, reference.KV{Key: "tokenizer.ggml.tokens", Value: texts},
+		reference.KV{Key: "tokenizer.ggml.token_type", Value: types}, reference.KV{Key: "tokenizer.ggml.scores", Value: make([]float32, len(texts))},
+		reference.KV{Key: "tokenizer.ggml.bos_token_id", Value: uint32(1)}, reference.KV{Key: "tokenizer.ggml.eos_token_id", Value: uint32(2)},
+		reference.KV{Key: "tokenizer.ggml.unknown_token_id", Value: uint32(0)}, reference.KV{Key: "tokenizer.ggml.add_bos_token", Value: true},
+		reference.KV{Key: "tokenizer.chat_template", Value: "{{ bos_token }}{% for m in messages %}{{ m.content }}{% endfor %}"})
+	ours, llama := start(t, Config{Model: path, Slots: 1}), reference.Start(t, path, "-c", "512", "-np", "1")
+	body := object{"messages": []object{{"role": "user", "content": "a b ab"}}, "max_tokens": 1, "temperature": 0}
+	got := ours.chat(t, body).Usage.Prompt
+	var want completion
+	if code := llama.Post(t, "/v1/chat/completions", body, &want); code != http.StatusOK {
+		t.Fatalf("llama-server: status %d", code)
+	}
+	if got != want.Usage.Prompt {
+		t.Errorf("the prompt has %d tokens, want %d", got, want.Usage.Prompt)
+	}
+}

@@ -73,9 +73,21 @@ func (m *scripted) Truncate(seq, pos int) { m.seqs[seq] = m.seqs[seq][:min(pos, 
 // step lets one step through and returns its batch.
 func (m *scripted) step(err error) []model.Input {
 	m.tb.Helper()
-	in := <-m.steps
+	in := m.next()
 	m.proceed <- err
 	return in
+}
+
+// next is the batch of the step that begins now; the test lets it through.
+func (m *scripted) next() []model.Input {
+	m.tb.Helper()
+	select {
+	case in := <-m.steps:
+		return in
+	case <-time.After(20 * time.Second):
+		m.tb.Fatal("no step begins within 20 s")
+		return nil
+	}
 }
 
 const promptEnd = 1000
@@ -169,7 +181,7 @@ func TestHangUpFreesTheSlotBeforeTheNextStep(t *testing.T) {
 		}
 	}
 	m.step(nil)
-	<-m.steps // a step is under way
+	m.next() // a step is under way
 	hangUp()
 	m.proceed <- nil
 	if in := m.step(nil); len(in) != 1 || in[0].Token != 381 {
@@ -187,7 +199,7 @@ func TestLongPromptDoesNotStopARunningAnswer(t *testing.T) {
 		t.Fatal(err)
 	}
 	m.step(nil)
-	<-m.steps
+	m.next()
 	if err := l.submit(testJob(t.Context(), promptOf(2, 300), 5)); err != nil {
 		t.Fatal(err)
 	}
@@ -237,7 +249,7 @@ func TestEndOfTheLoopAnswersEveryone(t *testing.T) {
 			m.step(nil)
 		}
 	}
-	<-m.steps
+	m.next()
 	if err := l.submit(testJob(t.Context(), promptOf(1, 3), 1)); !errors.Is(err, errBusy) {
 		t.Errorf("a full queue answers %v, want errBusy", err)
 	}
