@@ -26,8 +26,8 @@ type inForce struct {
 	decider   policy.Decider
 	first     *policy.Policy // the one that status shows
 	all       []*policy.Policy
-	release   string         // of first; empty for the built-in policy
-	narrowing []string       // releases whose narrowing is kept after an undo
+	release   string   // of first; empty for the built-in policy
+	narrowing []string // releases whose narrowing is kept after an undo
 	kill      bool
 }
 

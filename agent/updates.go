@@ -26,7 +26,11 @@ type refresher struct {
 
 // Refresh verifies both repositories.
 func (r refresher) Refresh(ctx context.Context) (release.Want, error) {
-	return r.client.Refresh(ctx, r.source)
+	want, err := r.client.Refresh(ctx, r.source)
+	if errors.Is(err, trust.ErrNotFound) && trust.CodeOf(err) == "" {
+		return want, hinted{fmt.Errorf("the fleet has nothing for this device yet: %w", err), "bothy fleet assign DIR --device NAME ALIAS=RELEASE, on the fleet's side"}
+	}
+	return want, err
 }
 
 // hinted is an error that says what to type.

@@ -80,13 +80,10 @@ func (s *site) start(ctx context.Context) error {
 	if _, err := s.run(ctx, "fleet", "init", s.fleet(), "--tenant", "demo", "--broker", "tcp://"+s.broker); err != nil {
 		return err
 	}
+	if err := s.startDepot(ctx); err != nil {
+		return err
+	}
 	var err error
-	if s.depot, err = s.spawn("depot", "fleet", "serve", s.fleet(), "--embedded-broker", s.broker); err != nil {
-		return err
-	}
-	if err := waitFor(ctx, "the broker", func() error { return dial("tcp", s.broker) }); err != nil {
-		return err
-	}
 	if s.cloud, err = startCloud(ctx, s); err != nil {
 		return err
 	}
@@ -97,6 +94,19 @@ func (s *site) start(ctx context.Context) error {
 		return err
 	}
 	return s.startAgent(ctx)
+}
+
+func (s *site) startDepot(ctx context.Context) error {
+	var err error
+	if s.depot, err = s.spawn("depot", "fleet", "serve", s.fleet(), "--embedded-broker", s.broker); err != nil {
+		return err
+	}
+	return waitFor(ctx, "the broker", func() error {
+		if s.depot.ended() {
+			return errEnded
+		}
+		return dial("tcp", s.broker)
+	})
 }
 
 func (s *site) writeConfig() error {

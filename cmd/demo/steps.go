@@ -162,12 +162,24 @@ func (s *site) tamperedIsRefused(ctx context.Context) (string, error) {
 	if _, err := s.run(ctx, "fleet", "sign", s.fleet()); err != nil {
 		return "", err
 	}
+	last, err := s.lastChange(ctx)
+	if err != nil {
+		return "", err
+	}
+	// The thief strikes between the signing and the delivery.
+	s.depot.stop()
+	if err := s.publish(ctx, "mote@3", "site@2"); err != nil {
+		return "", err
+	}
 	undo, err := s.tamper("mote", 3)
 	if err != nil {
 		return "", err
 	}
-	c, err := s.assign(ctx, "mote@3", "site@2")
-	if err := errors.Join(err, undo()); err != nil {
+	if err := s.startDepot(ctx); err != nil {
+		return "", err
+	}
+	c, err := s.changeAfter(ctx, last)
+	if err := errors.Join(err, s.afterTheft(ctx, undo)); err != nil {
 		return "", err
 	}
 	if c.State != "refused" {
@@ -180,21 +192,39 @@ func (s *site) tamperedIsRefused(ctx context.Context) (string, error) {
 	return fmt.Sprintf("change %d refused (%s): %s\n%s goes on answering", c.ID, c.Code, c.Error, a.release), nil
 }
 
+// afterTheft puts the depot right again and takes the stolen release out of the want.
+func (s *site) afterTheft(ctx context.Context, undo func() error) error {
+	s.depot.stop()
+	if err := undo(); err != nil {
+		return err
+	}
+	if err := s.publish(ctx, "mote@2", "site@2"); err != nil {
+		return err
+	}
+	return s.startDepot(ctx)
+}
+
 // tamper changes one number in a signed release document, as a thief of the depot would, and returns how to change it back.
 func (s *site) tamper(name string, version int) (undo func() error, err error) {
-	files, err := filepath.Glob(filepath.Join(s.fleet(), "catalog", "targets", "models", name, fmt.Sprintf("*%d.json", version)))
-	if err != nil || len(files) != 1 {
-		return nil, fmt.Errorf("cannot find the release document of %s@%d: %v %w", name, version, files, err)
-	}
-	good, err := os.ReadFile(files[0])
+	files, err := filepath.Glob(filepath.Join(s.fleet(), "catalog", "targets", "*."+name+".json"))
 	if err != nil {
 		return nil, err
 	}
-	bad := bytes.Replace(good, []byte(`"slots": 2`), []byte(`"slots": 9`), 1)
-	if bytes.Equal(good, bad) {
-		return nil, fmt.Errorf("cannot tamper with %s: nothing to change", files[0])
+	for _, file := range files {
+		good, err := os.ReadFile(file)
+		if err != nil {
+			return nil, err
+		}
+		if !bytes.Contains(good, fmt.Appendf(nil, `"version": %d,`, version)) {
+			continue
+		}
+		bad := bytes.Replace(good, []byte(`"slots": 2`), []byte(`"slots": 9`), 1)
+		if bytes.Equal(good, bad) {
+			return nil, fmt.Errorf("cannot tamper with %s: it has no slots to change", file)
+		}
+		return func() error { return os.WriteFile(file, good, 0o644) }, os.WriteFile(file, bad, 0o644)
 	}
-	return func() error { return os.WriteFile(files[0], good, 0o644) }, os.WriteFile(files[0], bad, 0o644)
+	return nil, fmt.Errorf("cannot find the release document of %s@%d", name, version)
 }
 
 func (s *site) failingIsUndone(ctx context.Context) (string, error) {
@@ -251,20 +281,35 @@ func (s *site) rollOut(ctx context.Context, model, policy string) (change, error
 	return s.assign(ctx, model, policy)
 }
 
+// assign makes signed releases the device's want and waits for the end of the change that carries it.
 func (s *site) assign(ctx context.Context, model, policy string) (change, error) {
-	var c change
-	var before []change // the newest first
-	if err := s.read(ctx, &before, "change", "list"); err != nil {
-		return c, err
+	last, err := s.lastChange(ctx)
+	if err != nil {
+		return change{}, err
 	}
-	var last uint64
-	if len(before) > 0 {
-		last = before[0].ID
+	if err := s.publish(ctx, model, policy); err != nil {
+		return change{}, err
 	}
-	if _, err := s.run(ctx, "fleet", "assign", s.fleet(), "--device", device, "--policy", policy, "mote="+model); err != nil {
-		return c, err
+	return s.changeAfter(ctx, last)
+}
+
+func (s *site) publish(ctx context.Context, model, policy string) error {
+	_, err := s.run(ctx, "fleet", "assign", s.fleet(), "--device", device, "--policy", policy, "mote="+model)
+	return err
+}
+
+// lastChange is the number of the newest change on the device, 0 before the first.
+func (s *site) lastChange(ctx context.Context) (uint64, error) {
+	var all []change // the newest first
+	if err := s.read(ctx, &all, "change", "list"); err != nil || len(all) == 0 {
+		return 0, err
 	}
-	return c, s.read(ctx, &c, "change", "wait", "--after", fmt.Sprint(last), "--any")
+	return all[0].ID, nil
+}
+
+func (s *site) changeAfter(ctx context.Context, last uint64) (c change, err error) {
+	err = s.read(ctx, &c, "change", "wait", "--after", fmt.Sprint(last), "--any")
+	return c, err
 }
 
 // accept writes an acceptance file whose one check asks for word; another model than the project's own gets no checks.
