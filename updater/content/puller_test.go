@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -22,14 +24,17 @@ type path struct {
 	delay  time.Duration
 	mangle func(n int, f []byte) []byte // of the n-th frame; nil result loses it
 
-	start   time.Time
-	frames  chan mqtt.Arrival
+	start  time.Time
+	frames chan mqtt.Arrival
+	busy   time.Time     // the bottleneck is taken until then
+	queued time.Duration // the longest that a frame waited for the bottleneck, after the first seconds
+	count  int
+	asked  []wire.Range
+
+	mu      sync.Mutex
 	changed chan struct{}
 	state   mqtt.LaneState
-	busy    time.Time     // the bottleneck is taken until then
-	queued  time.Duration // the longest that a frame waited for the bottleneck, after the first seconds
-	count   int
-	asked   []wire.Range
+	lost    atomic.Bool // nothing arrives any more
 }
 
 func newPath(data []byte, rate int, delay time.Duration) *path {
@@ -41,13 +46,25 @@ func newPath(data []byte, rate int, delay time.Duration) *path {
 }
 
 func (p *path) Frames() <-chan mqtt.Arrival { return p.frames }
-func (p *path) State() mqtt.LaneState       { return p.state }
-func (p *path) Changed() <-chan struct{}    { return p.changed }
 func (p *path) Clock() time.Duration        { return time.Since(p.start) }
 func (p *path) Close()                      {}
 
+func (p *path) State() mqtt.LaneState {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.state
+}
+
+func (p *path) Changed() <-chan struct{} {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.changed
+}
+
 // move changes the connection as the puller sees it.
 func (p *path) move(f func(*mqtt.LaneState)) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	f(&p.state)
 	close(p.changed)
 	p.changed = make(chan struct{})
@@ -225,15 +242,15 @@ func TestEverythingOutstandingIsAskedAgainOnANewConnectionOrDepot(t *testing.T) 
 		synctest.Test(t, func(t *testing.T) {
 			data := noise(1, 4*BlockSize)
 			p := newPath(data, 50e6, time.Millisecond)
-			lost := true
+			p.lost.Store(true)
 			p.mangle = func(_ int, f []byte) []byte {
-				if lost {
+				if p.lost.Load() {
 					return nil
 				}
 				return f
 			}
 			time.AfterFunc(100*time.Millisecond, func() {
-				lost = false
+				p.lost.Store(false)
 				p.move(edit)
 			})
 			if err := pull(t, p, data); err != nil {
