@@ -217,6 +217,13 @@ func disagreementAttacks() []attack {
 			s.assign(box, 5, map[string]string{"chat": "models/mote/3.json"}, "")
 			s.publish()
 		}, Mismatch},
+		{"custom field that describes another release in both", func(s *sim) {
+			s.release("mote", 3)
+			raw := json.RawMessage(`{"kind":"model","name":"mote","version":9}`)
+			s.catalog.targets["models"].Signed.Targets["models/mote/3.json"].Custom = &raw
+			s.assign(box, 5, map[string]string{"chat": "models/mote/3.json"}, "")
+			s.publish()
+		}, Mismatch},
 		{"document that does not match its digest", func(s *sim) {
 			next(s, 4)
 			for key, raw := range s.served {

@@ -148,8 +148,14 @@ func TestLostSlotFilesAreMadeAgainFromTheDatabase(t *testing.T) {
 	d := newDevice(t, s)
 	d.refreshAndInstall()
 	next(s, 4)
-	d.refreshAndInstall()
+	if err := d.MarkInstalled(d.refreshAndInstall().Documents()...); err != nil {
+		t.Fatal(err)
+	}
+	d.runs = nil
 	d.remove("slots")
+	if !d.BelowMark(s.docs["models/mote/2.json"]) {
+		t.Error("the mark of mote@5 went with the slot files")
+	}
 	current := s.served
 	s.served = old
 	d.refused(Rollback)
@@ -455,5 +461,31 @@ func TestOtherDevicesMetadataUsesUpNoVersions(t *testing.T) {
 	next(s, 4)
 	if want := d.refresh(); want.Counter != 4 {
 		t.Errorf("got counter %d, want 4", want.Counter)
+	}
+}
+
+// TestSourceIsToldTheSignedLength: a source over a slow link must be able to
+// stop where the signed metadata says that the object ends.
+func TestSourceIsToldTheSignedLength(t *testing.T) {
+	s := newSim(t)
+	limits := map[string]int64{}
+	_, err := newDevice(t, s).Refresh(t.Context(), sourceFunc(func(ctx context.Context, repo Repo, name string, limit int64) ([]byte, error) {
+		limits[string(repo)+"/"+name] = limit
+		return s.Metadata(ctx, repo, name, limit)
+	}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, limit := range limits {
+		raw, served := s.served[name]
+		if !served || strings.HasSuffix(name, "timestamp.json") {
+			continue
+		}
+		if limit != int64(len(raw)) {
+			t.Errorf("%s: got limit %d, want %d", name, limit, len(raw))
+		}
+	}
+	if len(limits) < 10 {
+		t.Errorf("got %d objects, want all of a first refresh", len(limits))
 	}
 }
