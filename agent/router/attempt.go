@@ -118,7 +118,7 @@ func (t *trip) waited(err error, q *queue, spill bool) *Error {
 	if errors.Is(err, errEvicted) {
 		e.Code, e.Reason, e.Message = CodeQueueFull, QueueFull, "too many requests wait for this model already"
 	}
-	if !spill {
+	if t.impatient = spill; !spill {
 		t.tried = append(t.tried, policy.Local)
 		e.RetryAfter = max(q.retryAfter(t.req.Key, t.batch()), t.engineWait())
 	}

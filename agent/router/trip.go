@@ -32,6 +32,8 @@ type trip struct {
 	reason Reason // why the preferred place was not taken, "" so far
 	last   *Error // of the latest attempt that failed
 	queued time.Duration
+	// impatient says that the wait here has already outlived the spill threshold, whatever was predicted.
+	impatient bool
 }
 
 // run tries places until one answers or none is left.
@@ -135,6 +137,7 @@ func (t *trip) load(places []policy.Place) load {
 		l = t.queue(t.req.Ask.Model).observe(t.req.Key, t.batch(), t.local.Slots, spill.MaxWait, spill.MaxQueue)
 	}
 	l.phase = t.local.Phase
+	l.busy = l.busy || t.impatient
 	l.usable = func(p policy.Place) bool { return t.snap.usable(p, t.req.Ask.Model) }
 	return l
 }
