@@ -18,7 +18,7 @@ build: helper ## write bin/bothy: one static binary, with the GPU reader inside 
 
 helper:
 	@if command -v $(CC) >/dev/null; then \
-		CGO_ENABLED=1 go build -trimpath -ldflags '-s -w' -o $(HELPER) ./runtime/gpu/nvml; \
+		CGO_ENABLED=1 CGO_CFLAGS='-O2 -Wno-deprecated-declarations' go build -trimpath -ldflags '-s -w' -o $(HELPER) ./runtime/gpu/nvml; \
 	else echo "build: no C compiler: bothy is built without the GPU reader"; rm -f $(HELPER); fi
 
 demo: build ## the main job end to end on this machine (KEEP=1 leaves it running, MODEL=/path/to.gguf uses yours)
