@@ -96,5 +96,5 @@ func writeJSON(w http.ResponseWriter, status int, v any) {
 	w.WriteHeader(status)
 	enc := json.NewEncoder(w)
 	enc.SetEscapeHTML(false)
-	enc.Encode(v) // the client has gone if this fails
+	_ = enc.Encode(v) // the client has gone if this fails
 }

@@ -22,7 +22,6 @@ type scripted struct {
 	steps   chan []model.Input
 	proceed chan error
 	seqs    map[int][]int32
-	prompts map[int]int // the prompt's length, by sequence, set by the test
 }
 
 func newScripted(tb testing.TB, lines map[int32][]int32) *scripted {

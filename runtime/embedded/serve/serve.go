@@ -128,7 +128,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	case <-ctx.Done():
 		s.drain(ctx, web)
 		stop()
-		<-listening
+		<-listening // ends with ErrServerClosed
 		return ignoreCancel(<-computing)
 	case err := <-computing:
 		web.Close()

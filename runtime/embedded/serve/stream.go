@@ -64,7 +64,7 @@ func (o *events) add(v any) {
 	o.buf.WriteString("data: ")
 	enc := json.NewEncoder(&o.buf)
 	enc.SetEscapeHTML(false)
-	enc.Encode(v) // only our own types, which all encode
+	_ = enc.Encode(v) // only our own types, which all encode
 	o.buf.WriteByte('\n')
 }
 
@@ -85,7 +85,7 @@ func (o *events) close(base reply, e event, withUsage bool) {
 		o.add(last)
 	}
 	o.buf.WriteString("data: [DONE]\n\n")
-	o.flush()
+	_ = o.flush() // the stream is over, whether the client hears it or not
 }
 
 // fail reports an error: as the answer if nothing has gone out, else as an event.
@@ -94,6 +94,6 @@ func (o *events) fail(err error) error {
 		return err
 	}
 	o.add(map[string]*apiError{"error": asAPIError(err)})
-	o.flush()
+	_ = o.flush() // as above
 	return nil
 }
