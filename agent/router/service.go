@@ -9,7 +9,7 @@ const (
 	memory       = 0.9 // weight that past requests keep with each new one
 
 	usualOutput = 256  // tokens expected when the request does not bound them
-	maxCost     = 8192 // so that one absurd request does not block the round robin's arithmetic
+	maxCost     = 8192 // so that one absurd request does not put its caller off for ever
 	bytesAToken = 4
 	// Reading a prompt is an order of magnitude cheaper a token than writing an answer.
 	readShare = 0.1
