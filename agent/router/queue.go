@@ -14,7 +14,7 @@ const patience = 8
 // queue hands an engine's slots to waiting requests: start-time fair queuing by
 // caller over predicted cost (Goyal, Vin and Cheng 1996), interactive before batch.
 // Deficit round robin was measured too: it favours whoever always has a line over
-// callers with one request at a time (Jain's index 0.93 against 0.99). When the queue
+// callers with one request at a time (Jain's index 0.93 against 1.00). When the queue
 // is full, the caller with the longest line loses its newest request, so a flood
 // cannot keep others out.
 type queue struct {
