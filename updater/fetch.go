@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"sync"
 	"syscall"
 
 	"github.com/bothy-edge/bothy/updater/content"
@@ -25,7 +27,7 @@ func (u *Updater) preflightEnded(err error) error {
 	switch {
 	case err == nil:
 		return u.move(Fetching, nil)
-	case errors.Is(err, syscall.ENOSPC):
+	case noSpace(err):
 		return u.pause(reasonNoSpace, err)
 	case errors.Is(err, ErrWait):
 		return u.pause(reasonFit, err)
@@ -40,18 +42,39 @@ func (s scene) fetch(ctx context.Context) (uint64, error) {
 	for _, f := range files {
 		total += f.Size
 	}
+	finished := map[string]int64{} // by source
 	for _, f := range files {
 		if _, ok := s.fetcher.Have(f); !ok {
-			before := done
-			_, err := s.fetcher.Fetch(ctx, f, func(p content.Progress) { s.show(before, total, p) })
+			last, err := s.fetchOne(ctx, f, done, total, finished)
 			if err != nil {
 				return 0, fmt.Errorf("cannot fetch %s (sha256:%.12s): %w", f.Path, f.SHA256, err)
 			}
+			finished = last
 		}
 		done += f.Size
 	}
-	s.show(done, total, content.Progress{State: "done"})
+	s.show(done, total, content.Progress{State: content.StateDone, BySource: finished})
 	return 0, nil
+}
+
+// fetchOne brings one file and answers what each source gave for it and for those before.
+func (s scene) fetchOne(ctx context.Context, f release.File, before, total int64, finished map[string]int64) (map[string]int64, error) {
+	var mu sync.Mutex // progress may be told from any goroutine
+	all := finished
+	_, err := s.fetcher.Fetch(ctx, f, func(p content.Progress) {
+		sum := maps.Clone(finished)
+		for source, n := range p.BySource {
+			sum[source] += n
+		}
+		mu.Lock()
+		all = sum
+		mu.Unlock()
+		p.BySource = sum
+		s.show(before, total, p)
+	})
+	mu.Lock()
+	defer mu.Unlock()
+	return all, err
 }
 
 // showProgress adds one file's progress to what was done before it.
@@ -68,10 +91,14 @@ func (u *Updater) fetchEnded(err error) error {
 		return u.move(Verified, u.keepProgress)
 	case errors.Is(err, content.ErrMismatch):
 		return u.fail(codeMismatch, err)
-	case errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EDQUOT):
+	case noSpace(err):
 		return u.pause(reasonNoSpace, err)
 	}
 	return u.pause(reasonNetwork, err)
+}
+
+func noSpace(err error) bool {
+	return errors.Is(err, content.ErrNoSpace) || errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
 }
 
 func (u *Updater) keepProgress(c *Change) {

@@ -3,6 +3,7 @@ package updater
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 )
 
@@ -135,7 +136,7 @@ func (u *Updater) next(ctx context.Context) (idle bool, err error) {
 	}
 	switch u.change.State {
 	case Planned:
-		return false, u.move(Preflight, nil)
+		return false, u.begin()
 	case Preflight:
 		u.work(ctx, "preflight", u.scene().preflight)
 	case Fetching:
@@ -158,6 +159,14 @@ func (u *Updater) next(ctx context.Context) (idle bool, err error) {
 		return false, u.nextUndo(ctx)
 	}
 	return false, nil
+}
+
+// begin refuses what this version cannot carry out before anything is fetched for it.
+func (u *Updater) begin() error {
+	if engine := u.change.Want.Engine; engine != nil {
+		return u.fail(codeUnsupported, fmt.Errorf("cannot install engine release %s: this version of the agent installs models and policies only; assign the device a set without it", engine.ID()))
+	}
+	return u.move(Preflight, nil)
 }
 
 // giveUp ends a change that goes in circles.
@@ -248,7 +257,8 @@ func (u *Updater) record(o outcome) error {
 	if u.change == nil || u.change.State != o.state {
 		return nil
 	}
-	if o.err == nil {
+	if o.err == nil && o.state != Preflight {
+		// A preflight passes on every try of a fetch that fails; it must not shorten the next pause.
 		u.tries = 0
 	}
 	switch o.state {

@@ -78,9 +78,6 @@ func plan(running Running, want release.Want) []Task {
 
 // beginSwitch stores the plan and the attempt before the first act.
 func (u *Updater) beginSwitch() error {
-	if u.change.Want.Engine != nil {
-		return u.fail(codeUnsupported, fmt.Errorf("this version of the agent cannot install engine releases (%s); assign the device a set without one", u.change.Want.Engine.ID()))
-	}
 	tasks := plan(u.running, u.change.Want)
 	return u.move(Switching, func(c *Change) {
 		c.Tasks = tasks

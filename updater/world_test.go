@@ -152,7 +152,9 @@ func (w *world) Restore(ctx context.Context, alias string, doc *release.Document
 	return nil
 }
 
-func (w *world) Stage(document []byte) error { return w.act(context.Background(), "stage "+string(document)) }
+func (w *world) Stage(document []byte) error {
+	return w.act(context.Background(), "stage "+string(document))
+}
 
 func (w *world) Activate(policies []Policy) error {
 	var names []string

@@ -1,0 +1,686 @@
+package updater
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/bothy-edge/bothy/agent/store"
+	"github.com/bothy-edge/bothy/updater/content"
+	"github.com/bothy-edge/bothy/updater/release"
+	"github.com/bothy-edge/bothy/updater/trust"
+)
+
+// inBubble runs a test in virtual time over a fresh world and ends its agent.
+func inBubble(t *testing.T, test func(w *world, a *agent), edit ...func(*Config)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		a := w.start(edit...)
+		test(w, a)
+		if err := a.end(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+func expect(t *testing.T, what string, got, want any) {
+	t.Helper()
+	if fmt.Sprint(got) != fmt.Sprint(want) {
+		t.Errorf("%s: got %v, want %v", what, got, want)
+	}
+}
+
+func TestWantIsCommitted(t *testing.T) {
+	inBubble(t, func(w *world, a *agent) {
+		a.brings(1, before)
+		c := a.brings(2, after)
+		expect(t, "history", states(c), "planned preflight fetching verified staged switching watch committed")
+		expect(t, "box", w.state(), stateAfter)
+		expect(t, "running", a.Current().Want.String(), stateAfter)
+		expect(t, "previous", a.Current().Previous.String(), stateBefore)
+		expect(t, "marks", w.marked, "[mote@2 gist@1 plant@2]")
+		expect(t, "kept", w.kept, "[gist@1 mote@1 mote@2 old@1 plant@1 plant@2]")
+		expect(t, "progress", c.Progress.Done, c.Progress.Total)
+		a.brings(3, "chat=mote@3")
+		expect(t, "kept after one more", w.kept, "[gist@1 mote@2 mote@3 plant@2]")
+		expect(t, "box without a policy", w.state(), "chat=mote@3 policy=built-in")
+	})
+}
+
+func TestNothingIsDoneTwice(t *testing.T) {
+	inBubble(t, func(w *world, a *agent) {
+		a.brings(1, before)
+		prepared := w.did("prepare")
+		a.brings(2, before)
+		expect(t, "prepared", w.did("prepare"), prepared)
+		expect(t, "counter of what runs", a.Current().Want.Counter, 2)
+		a.brings(3, "chat=mote@1 gone=old@2 policy=plant@1")
+		expect(t, "prepared for one changed alias", w.did("prepare"), prepared+1)
+	})
+}
+
+func TestRestartBringsBackWhatRan(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		a := w.start()
+		a.brings(1, before)
+		_ = a.end()
+		w.breakAct("refresh", errBroken)
+		a = w.start()
+		synctest.Wait()
+		expect(t, "box", w.state(), stateBefore)
+		expect(t, "collected before a want was heard", w.did("keep"), 1)
+		_ = a.end()
+	})
+}
+
+func TestLostStoreIsRebuiltFromArtifactsOnDisk(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		a := w.start()
+		a.brings(1, before)
+		_ = a.end()
+		for _, name := range []string{w.path, w.path + ".initialised", w.path + ".clean"} {
+			if err := os.Remove(name); err != nil {
+				t.Fatal(err)
+			}
+		}
+		fetched := w.did("fetch")
+		a = w.start()
+		synctest.Wait()
+		c := a.ended(a.newest().ID)
+		expect(t, "end", c.State, Committed)
+		expect(t, "fetched again", w.did("fetch")-fetched, 0)
+		expect(t, "box", w.state(), stateBefore)
+		_ = a.end()
+	})
+}
+
+func TestFailedAcceptanceIsUndoneNarrowedAndRemembered(t *testing.T) {
+	inBubble(t, func(w *world, a *agent) {
+		a.brings(1, before)
+		w.breakAct("probe chat=mote@2", errors.New("said no"))
+		c := a.brings(2, after)
+		expect(t, "history", states(c), "planned preflight fetching verified staged switching undoing undone")
+		expect(t, "code", c.Code, codeAcceptance)
+		expect(t, "error", c.Error, "cannot probe chat: said no")
+		expect(t, "box", w.state(), stateNarrowed)
+		expect(t, "marks", w.marked, "[mote@1 old@1 plant@1]")
+		w.mend()
+		expect(t, "same order again", a.brings(2, after).ID, c.ID)
+		again := a.brings(3, after)
+		expect(t, "a new order of the same set", again.State, Committed)
+		expect(t, "box", w.state(), stateAfter)
+	})
+}
+
+func TestNarrowingSurvivesRestartsAndEndsWithTheNextWant(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		a := w.start()
+		a.brings(1, before)
+		w.breakAct("probe chat=mote@2", errBroken)
+		a.brings(2, after)
+		_ = a.end()
+		a = w.start()
+		synctest.Wait()
+		expect(t, "box after a restart", w.state(), stateNarrowed)
+		expect(t, "narrowing policy is kept", slices.Contains(w.kept, "plant@2"), true)
+		w.breakAct("probe chat=mote@3", errBroken)
+		a.brings(3, "chat=mote@3 gone=old@1 policy=plant@3")
+		expect(t, "two undone", w.state(), stateNarrowed+"+plant@3")
+		w.mend()
+		c := a.brings(4, before)
+		expect(t, "the old set ordered anew", c.State, Committed)
+		expect(t, "box", w.state(), stateBefore)
+		_ = a.end()
+	})
+}
+
+func TestPoliciesAreNeverWiderThanBothWhileSwitching(t *testing.T) {
+	inBubble(t, func(w *world, a *agent) {
+		a.brings(1, before)
+		open := w.hold("switch chat=mote@2")
+		w.assign(2, after)
+		a.Offer()
+		a.reaches(Switching)
+		expect(t, "policies before the first switch", w.state(), "chat=mote@1 gone=old@1 policy=plant@2+plant@1")
+		open()
+		a.ended(a.newest().ID)
+	})
+}
+
+func TestUnhealthyWatchIsUndone(t *testing.T) {
+	sick := false
+	inBubble(t, func(w *world, a *agent) {
+		a.brings(1, before)
+		w.assign(2, after)
+		a.Offer()
+		a.reaches(Watch)
+		expect(t, "box on watch", w.state(), stateAfter)
+		sick = true
+		c := a.ended(a.newest().ID)
+		expect(t, "end", c.State, Undone)
+		expect(t, "code", c.Code, codeWatch)
+		expect(t, "box", w.state(), stateNarrowed)
+	}, func(c *Config) {
+		c.Healthy = func(context.Context) error {
+			if sick {
+				return errBroken
+			}
+			return nil
+		}
+	})
+}
+
+func TestWatchLastsAsLongAsItShall(t *testing.T) {
+	inBubble(t, func(w *world, a *agent) {
+		c := a.brings(1, before)
+		var began, ended time.Time
+		for _, h := range c.History {
+			if h.State == Watch {
+				began = h.At
+			}
+			ended = h.At
+		}
+		expect(t, "watch", ended.Sub(began), 25*time.Second)
+	}, func(c *Config) { c.WatchFor, c.WatchEvery = 25*time.Second, 10*time.Second })
+}
+
+func TestRefusedOfferIsRecordedOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		a := w.start()
+		a.brings(1, before)
+		w.refusal = &trust.Refusal{Code: trust.BadSignature, Subject: "director targets", Offer: "7/3", Err: errBroken}
+		for range 3 {
+			if err := a.Check(context.Background()); trust.CodeOf(err) != trust.BadSignature {
+				t.Fatalf("got %v, want the refusal", err)
+			}
+		}
+		_ = a.end()
+		a = w.start()
+		synctest.Wait()
+		c := a.newest()
+		expect(t, "state and code", string(c.State)+" "+c.Code, "refused bad-signature")
+		expect(t, "number", c.ID, 2)
+		expect(t, "seen", c.Seen, 4)
+		expect(t, "box", w.state(), stateBefore)
+		w.refusal = &trust.Refusal{Code: trust.BadSignature, Subject: "director targets", Offer: "8/3", Err: errBroken}
+		_ = a.Check(context.Background())
+		expect(t, "another offer", a.newest().ID, 3)
+		_ = a.end()
+	})
+}
+
+func TestRefusedOffersCannotPushTheHistoryOut(t *testing.T) {
+	inBubble(t, func(w *world, a *agent) {
+		a.brings(1, before)
+		for i := range keepRefused + 20 {
+			w.refusal = &trust.Refusal{Code: trust.Malformed, Subject: "x", Offer: fmt.Sprint(i), Err: errBroken}
+			_ = a.Check(context.Background())
+		}
+		all, err := a.List()
+		if err != nil {
+			t.Fatal(err)
+		}
+		expect(t, "records", len(all), keepRefused+1)
+		expect(t, "oldest", all[len(all)-1].State, Committed)
+	})
+}
+
+func TestPolicyThatDoesNotHoldIsRefusedBeforeAnythingSwitches(t *testing.T) {
+	inBubble(t, func(w *world, a *agent) {
+		a.brings(1, before)
+		w.breakAct("stage plant@2", errors.New("probe 3 says local"))
+		c := a.brings(2, after)
+		expect(t, "end", string(c.State)+" "+c.Code, "refused policy")
+		expect(t, "error", c.Error, "policy plant@2 refused: probe 3 says local")
+		expect(t, "box", w.state(), stateBefore)
+		expect(t, "prepared of it", w.did("prepare chat=mote@2"), 0)
+	})
+}
+
+func TestFetchIsTriedAgainWithGrowingPauses(t *testing.T) {
+	for cause, reason := range map[error]string{errBroken: reasonNetwork, syscall.ENOSPC: reasonNoSpace} {
+		inBubble(t, func(w *world, a *agent) {
+			a.brings(1, before)
+			w.breakAct("fetch mote@2", fmt.Errorf("cannot write: %w", cause))
+			w.assign(2, after)
+			a.Offer()
+			for range 5 {
+				c := a.reaches(Paused)
+				expect(t, "reason", c.Reason, reason)
+				a.reaches(Preflight)
+			}
+			expect(t, "box meanwhile", w.state(), stateBefore)
+			w.mend()
+			c := a.ended(a.newest().ID)
+			expect(t, "end", c.State, Committed)
+			expect(t, "error of a change that ended well", c.Error, "")
+		})
+	}
+}
+
+func TestLongOutageKeepsTheHistoryShortAndTheChangeAlive(t *testing.T) {
+	inBubble(t, func(w *world, a *agent) {
+		w.breakAct("fetch mote@1", errBroken)
+		w.assign(1, before)
+		a.Offer()
+		a.reaches(Fetching)
+		<-time.After(12 * time.Hour)
+		tries := w.did("fetch mote@1")
+		if tries < 100 || tries > 400 {
+			t.Errorf("got %d tries in twelve hours", tries)
+		}
+		w.mend()
+		c := a.ended(a.newest().ID)
+		expect(t, "end", c.State, Committed)
+		if len(c.History) > maxHistory || c.History[0].State != Planned {
+			t.Errorf("got %d entries of history, the first %s", len(c.History), c.History[0].State)
+		}
+	})
+}
+
+func TestFileThatIsNotWhatWasSignedEndsTheChange(t *testing.T) {
+	inBubble(t, func(w *world, a *agent) {
+		a.brings(1, before)
+		w.breakAct("fetch mote@2", fmt.Errorf("index: %w", content.ErrMismatch))
+		c := a.brings(2, after)
+		expect(t, "end", string(c.State)+" "+c.Code, "failed mismatch")
+		expect(t, "box", w.state(), stateBefore)
+		w.mend()
+		expect(t, "the same order", a.brings(2, after).ID, c.ID)
+	})
+}
+
+func TestPreflightWaitsOrEnds(t *testing.T) {
+	var verdict error
+	var need int64
+	inBubble(t, func(w *world, a *agent) {
+		verdict = fmt.Errorf("engine busy: %w", ErrWait)
+		w.assign(1, before)
+		a.Offer()
+		expect(t, "reason", a.reaches(Paused).Reason, reasonFit)
+		expect(t, "bytes to fetch", need, len("mote@1")+len("old@1")+len("plant@1"))
+		verdict = nil
+		expect(t, "end", a.ended(1).State, Committed)
+		verdict = errors.New("needs 40 GiB of memory, this box has 8")
+		c := a.brings(2, after)
+		expect(t, "end", string(c.State)+" "+c.Code+" "+c.Error, "failed preflight needs 40 GiB of memory, this box has 8")
+	}, func(c *Config) {
+		c.Preflight = func(_ context.Context, _ release.Want, n int64) error { need = n; return verdict }
+	})
+}
+
+func TestNewerWantSupersedesOneThatHasNotSwitched(t *testing.T) {
+	inBubble(t, func(w *world, a *agent) {
+		a.brings(1, before)
+		w.hold("fetch mote@2")
+		w.assign(2, after)
+		a.Offer()
+		old := a.reaches(Fetching)
+		c := a.brings(3, "chat=mote@3")
+		expect(t, "newer", c.State, Committed)
+		expect(t, "older", a.ended(old.ID).State, Superseded)
+		expect(t, "box", w.state(), "chat=mote@3 policy=built-in")
+	})
+}
+
+func TestNewerWantWaitsForOneThatSwitches(t *testing.T) {
+	inBubble(t, func(w *world, a *agent) {
+		a.brings(1, before)
+		open := w.hold("prepare chat=mote@2")
+		w.assign(2, after)
+		a.Offer()
+		first := a.reaches(Switching)
+		w.assign(3, "chat=mote@3")
+		if err := a.Check(context.Background()); err != nil {
+			t.Fatal(err)
+		}
+		open()
+		expect(t, "first", a.ended(first.ID).State, Committed)
+		expect(t, "second", a.ended(first.ID+1).State, Committed)
+		expect(t, "box", w.state(), "chat=mote@3 policy=built-in")
+	})
+}
+
+func TestCancelPauseResume(t *testing.T) {
+	inBubble(t, func(w *world, a *agent) {
+		ctx := context.Background()
+		a.brings(1, before)
+		open := w.hold("fetch mote@2")
+		w.assign(2, after)
+		a.Offer()
+		c := a.reaches(Fetching)
+		if err := a.Pause(ctx, c.ID); err != nil {
+			t.Fatal(err)
+		}
+		<-time.After(10 * time.Hour)
+		if c := a.newest(); c.State != Paused || c.Reason != reasonOperator {
+			t.Errorf("got %s (%s) ten hours after a pause", c.State, c.Reason)
+		}
+		if err := a.Resume(ctx, c.ID); err != nil {
+			t.Fatal(err)
+		}
+		a.reaches(Fetching)
+		if err := a.Cancel(ctx, c.ID); err != nil {
+			t.Fatal(err)
+		}
+		expect(t, "end", a.ended(c.ID).State, Cancelled)
+		open()
+		expect(t, "the same order", a.brings(2, after).ID, c.ID)
+		if err := a.Cancel(ctx, c.ID); err == nil || !strings.Contains(err.Error(), "not under way") {
+			t.Errorf("got %v for a change that has ended", err)
+		}
+		hold := w.hold("prepare chat=mote@3")
+		w.assign(3, "chat=mote@3")
+		a.Offer()
+		c = a.reaches(Switching)
+		if err := a.Cancel(ctx, c.ID); err == nil || !strings.Contains(err.Error(), "it is switching") {
+			t.Errorf("got %v for a change that switches", err)
+		}
+		hold()
+		expect(t, "end", a.ended(c.ID).State, Committed)
+	})
+}
+
+func TestSwitchWaitsForTheWindow(t *testing.T) {
+	clock := time.Date(2026, 5, 4, 12, 0, 0, 0, time.UTC)
+	start := time.Time{}
+	inBubble(t, func(w *world, a *agent) {
+		start = time.Now()
+		want := w.assign(1, before)
+		want.Window = &release.Window{From: "22:00", Until: "04:00"}
+		w.want = want
+		a.Offer()
+		c := a.reaches(Waiting)
+		expect(t, "reason", c.Reason, reasonWindow)
+		expect(t, "box", w.state(), " policy=built-in")
+		c = a.ended(c.ID)
+		expect(t, "end", c.State, Committed)
+		for _, h := range c.History {
+			if h.State == Switching && h.At.Hour() != 22 {
+				t.Errorf("got a switch at %s, want it at 22:00", h.At)
+			}
+		}
+	}, func(c *Config) { c.Now = func() time.Time { return clock.Add(time.Since(start)) } })
+}
+
+func TestSwitchThatHangsTimesOut(t *testing.T) {
+	inBubble(t, func(w *world, a *agent) {
+		a.brings(1, before)
+		w.hold("prepare chat=mote@2")
+		c := a.brings(2, after)
+		expect(t, "end", string(c.State)+" "+c.Code, "undone switch")
+		expect(t, "box", w.state(), stateNarrowed)
+	}, func(c *Config) { c.SwitchFor = time.Minute })
+}
+
+func TestUndoThatFailsIsTriedAgainThenTold(t *testing.T) {
+	inBubble(t, func(w *world, a *agent) {
+		a.brings(1, before)
+		w.mu.Lock()
+		w.broken = func(act string) error {
+			if act == "activate plant@2" || act == "restore chat=mote@1" {
+				return errBroken
+			}
+			return nil
+		}
+		w.mu.Unlock()
+		c := a.brings(2, after)
+		expect(t, "end", string(c.State)+" "+c.Code, "failed undo")
+		expect(t, "tries", w.did("restore chat=mote@1"), maxAttempts)
+		if !strings.Contains(c.Error, "cannot undo switch chat: broken; undone because: cannot activate: broken") {
+			t.Errorf("got error %q", c.Error)
+		}
+		expect(t, "the rest is back", w.state(), "chat=mote@2 gone=old@1 policy=plant@1+plant@2")
+		expect(t, "what shall run", a.Current().Want.String(), stateBefore)
+	})
+}
+
+func TestStoreThatCannotBeWrittenHoldsTheChangeNotTheBox(t *testing.T) {
+	full := false
+	inBubble(t, func(w *world, a *agent) {
+		a.brings(1, before)
+		open := w.hold("prepare chat=mote@2")
+		w.assign(2, after)
+		a.Offer()
+		a.reaches(Switching)
+		full = true
+		open()
+		<-time.After(time.Hour)
+		expect(t, "box meanwhile", w.state(), stateBefore)
+		full = false
+		c := a.ended(a.newest().ID)
+		expect(t, "end", c.State, Committed)
+		expect(t, "prepared", w.did("prepare chat=mote@2"), 1)
+		expect(t, "candidates left", len(w.candidates), 0)
+	}, func(c *Config) {
+		c.Report = func(*store.Tx, Change) error {
+			if full {
+				return syscall.ENOSPC
+			}
+			return nil
+		}
+	})
+}
+
+func TestWantThatCannotBeStoredIsHeardAgain(t *testing.T) {
+	full := true
+	inBubble(t, func(w *world, a *agent) {
+		w.assign(1, before)
+		if err := a.Check(context.Background()); !errors.Is(err, syscall.ENOSPC) {
+			t.Fatalf("got %v, want %v", err, syscall.ENOSPC)
+		}
+		full = false
+		a.reaches(Watch)
+		expect(t, "end", a.ended(a.newest().ID).State, Committed)
+	}, func(c *Config) {
+		c.Report = func(*store.Tx, Change) error {
+			if full {
+				return syscall.ENOSPC
+			}
+			return nil
+		}
+	})
+}
+
+func TestLostArtifactIsFetchedAgain(t *testing.T) {
+	inBubble(t, func(w *world, a *agent) {
+		want := w.assign(1, before)
+		a.brings(1, before)
+		if err := os.Remove(w.blob(want.Models["chat"].Primary())); err != nil {
+			t.Fatal(err)
+		}
+		c := a.brings(1, before)
+		expect(t, "change", fmt.Sprint(c.ID, c.State), "2committed")
+		expect(t, "fetched", w.did("fetch mote@1"), 2)
+		expect(t, "box", w.state(), stateBefore)
+	})
+}
+
+func TestPolicyThatCannotBeReadAllowsThisBoxOnly(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		a := w.start()
+		want := w.assign(1, before)
+		a.brings(1, before)
+		_ = a.end()
+		if err := os.Remove(w.blob(want.Policy.Primary())); err != nil {
+			t.Fatal(err)
+		}
+		w.breakAct("refresh", errBroken)
+		a = w.start()
+		synctest.Wait()
+		expect(t, "local only", w.localOnly, true)
+		expect(t, "box", w.state(), "chat=mote@1 gone=old@1 policy=built-in")
+		_ = a.end()
+	})
+}
+
+func TestPolicyBelowItsMarkIsLocalOnly(t *testing.T) {
+	below := false
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		edit := func(c *Config) {
+			c.BelowMark = func(d release.Document) bool { return below && d.Kind == release.Policy }
+		}
+		a := w.start(edit)
+		a.brings(1, before)
+		expect(t, "local only", w.localOnly, false)
+		_ = a.end()
+		below = true
+		a = w.start(edit)
+		synctest.Wait()
+		expect(t, "local only below the mark", w.localOnly, true)
+		_ = a.end()
+	})
+}
+
+func TestEngineReleaseIsNotPretendedToBeInstalled(t *testing.T) {
+	inBubble(t, func(w *world, a *agent) {
+		a.brings(1, before)
+		want := w.assign(2, after)
+		engine := w.release(release.Engine, "llama@1")
+		want.Engine = &engine
+		w.want = want
+		if err := a.Check(context.Background()); err != nil {
+			t.Fatal(err)
+		}
+		c := a.ended(a.newest().ID)
+		expect(t, "end", string(c.State)+" "+c.Code, "failed unsupported")
+		expect(t, "box", w.state(), stateBefore)
+		expect(t, "fetched of it", w.did("fetch llama@1"), 0)
+	})
+}
+
+// elsewhere is a second place to fetch from.
+type elsewhere struct{ *world }
+
+func (e elsewhere) Fetch(ctx context.Context, f release.File, progress func(content.Progress)) (string, error) {
+	return e.blob(f), os.WriteFile(e.blob(f), e.remote[f.SHA256], 0o600)
+}
+
+func TestImportFetchesFromItsOwnPlace(t *testing.T) {
+	inBubble(t, func(w *world, a *agent) {
+		w.breakAct("fetch mote@1", errBroken)
+		w.assign(1, before)
+		a.Offer()
+		c := a.reaches(Paused)
+		id, err := a.Import(context.Background(), w, elsewhere{w})
+		if err != nil || id != c.ID {
+			t.Fatalf("got change %d, %v, want %d to go on", id, err, c.ID)
+		}
+		expect(t, "end", a.ended(id).State, Committed)
+		w.assign(2, after)
+		id, err = a.Import(context.Background(), w, elsewhere{w})
+		if err != nil {
+			t.Fatal(err)
+		}
+		expect(t, "end", a.ended(id).State, Committed)
+		expect(t, "fetched over the network", w.did("fetch mote@2"), 0)
+	})
+}
+
+func TestPlannedStopCostsNoAttempt(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		a := w.start()
+		a.brings(1, before)
+		w.assign(2, after)
+		a.Offer()
+		for range 6 {
+			a.reaches(Watch)
+			if err := a.end(); err != nil {
+				t.Fatal(err)
+			}
+			a = w.start()
+			synctest.Wait()
+			expect(t, "box after the start", w.state(), stateAfter)
+		}
+		expect(t, "end", a.ended(a.newest().ID).State, Committed)
+		_ = a.end()
+	})
+}
+
+func TestUnreachableSourceIsAskedAgain(t *testing.T) {
+	inBubble(t, func(w *world, a *agent) {
+		w.assign(1, before)
+		w.breakAct("refresh", errBroken)
+		if err := a.Check(context.Background()); !errors.Is(err, errBroken) {
+			t.Fatalf("got %v, want %v", err, errBroken)
+		}
+		w.mend()
+		expect(t, "end", a.reaches(Watch).State, Watch)
+		a.ended(1)
+	})
+}
+
+func TestOrdersAfterTheEndAreAnswered(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		a := w.start()
+		synctest.Wait()
+		a.stop()
+		synctest.Wait()
+		if err := a.Check(context.Background()); !errors.Is(err, errStopped) {
+			t.Errorf("got %v, want %v", err, errStopped)
+		}
+		_ = a.end()
+	})
+}
+
+func TestWaitNamesAChangeThatDoesNotExist(t *testing.T) {
+	inBubble(t, func(w *world, a *agent) {
+		if _, err := a.Wait(context.Background(), 99); err == nil || !strings.Contains(err.Error(), "change 99") {
+			t.Errorf("got %v", err)
+		}
+		if _, found, err := a.Show(99); found || err != nil {
+			t.Errorf("got %v, %v", found, err)
+		}
+	})
+}
+
+func TestEveryStateIsReachedAndMostEnd(t *testing.T) {
+	table := transitions()
+	reached := map[State]bool{}
+	for from, all := range table {
+		for _, to := range all {
+			reached[to] = true
+			if to == from && to != Paused {
+				t.Errorf("%s goes to itself", from)
+			}
+		}
+	}
+	for from := range table {
+		if from != "" && !reached[from] {
+			t.Errorf("no transition leads to %s", from)
+		}
+	}
+	for _, s := range []State{Committed, Undone, Refused, Cancelled, Superseded, Failed} {
+		if !s.Ended() || !reached[s] {
+			t.Errorf("%s: ended %v, reached %v", s, s.Ended(), reached[s])
+		}
+	}
+	for _, s := range []State{Switching, Watch, Undoing} {
+		if s.givesWay() {
+			t.Errorf("%s can be superseded in the middle", s)
+		}
+	}
+}
+
+func TestTransitionOutsideTheTableIsAnInternalError(t *testing.T) {
+	u := &Updater{change: &Change{ID: 5, State: Watch}}
+	if err := u.move(Fetching, nil); !errors.Is(err, errInternal) || !fatal(err) {
+		t.Errorf("got %v, want an internal error", err)
+	}
+}
