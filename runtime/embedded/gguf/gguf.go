@@ -36,6 +36,10 @@ const (
 // ErrFormat is wrapped by every error that says the file's content is wrong.
 var ErrFormat = errors.New("not a usable GGUF file")
 
+// ErrType is wrapped beside ErrFormat when all that is known to be wrong is a
+// tensor's number format that this reader has no size for: a newer reader may.
+var ErrType = errors.New("a newer llama-server may read it")
+
 // Tensor is one tensor of the file.
 type Tensor struct {
 	Name string
@@ -204,7 +208,7 @@ func (f *File) place(r *reader, offsets []uint64) error {
 func (t *Tensor) bytes(limit uint64) (uint64, error) {
 	l, ok := layoutOf(t.Type)
 	if !ok {
-		return 0, fmt.Errorf("%w: tensor %q has the unknown %v; a newer llama-server may read it", ErrFormat, t.Name, t.Type)
+		return 0, fmt.Errorf("%w: tensor %q has the unknown %v; %w", ErrFormat, t.Name, t.Type, ErrType)
 	}
 	values := uint64(1)
 	most := limit * uint64(l.block) // more values than this cannot be in the file

@@ -151,6 +151,9 @@ func TestBadFilesAreRefusedWithThePlace(t *testing.T) {
 		if err == nil || !errors.Is(err, gguf.ErrFormat) || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: got %v, want an error with %q", name, err, c.want)
 		}
+		if got, want := errors.Is(err, gguf.ErrType), name == "unknown type"; got != want {
+			t.Errorf("%s: ErrType is wrapped: %v, want %v", name, got, want)
+		}
 	}
 }
 
