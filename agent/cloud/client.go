@@ -248,9 +248,13 @@ func servable(status int) bool {
 }
 
 func (c *Client) fail(e *Error) *Error {
+	c.count(e)
+	return e
+}
+
+func (c *Client) count(e *Error) {
 	c.breaker.failed(e.Wait)
 	c.note(e)
-	return e
 }
 
 func (c *Client) note(e *Error) {
@@ -266,7 +270,7 @@ func (c *Client) note(e *Error) {
 
 // Broke tells the breaker that an answer ended before its time.
 func (c *Client) Broke(err error) {
-	c.fail(&Error{Place: c.config.Name, Kind: Unreachable, Err: err})
+	c.count(&Error{Place: c.config.Name, Kind: Unreachable, Err: err})
 }
 
 // retryAfter reads the header in seconds or as a date (RFC 9110 section 10.2.3).

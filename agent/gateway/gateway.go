@@ -154,6 +154,11 @@ func (g *Gateway) models(w http.ResponseWriter, alias string) {
 		}
 		out = list[i]
 	}
+	body, err := json.Marshal(out)
+	if err != nil {
+		g.refuse(w, &problem{status: http.StatusInternalServerError, code: "internal_error", message: "internal error: cannot encode the models"})
+		return
+	}
 	w.Header().Set("Content-Type", "application/json")
-	json.NewEncoder(w).Encode(out)
+	w.Write(body)
 }
