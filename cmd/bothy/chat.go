@@ -71,7 +71,7 @@ func chatCommand(o *options) *cobra.Command {
 		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&socket, "socket", os.Getenv("BOTHY_SOCKET"), "API socket of the agent")
+	f.StringVar(&socket, "socket", os.Getenv("BOTHY_SOCKET"), "API socket of the agent (default: the configuration's)")
 	f.StringVarP(&model, "model", "m", "", "model alias (default: the only one, or the first)")
 	f.Float64Var(&temperature, "temperature", 0, "sampling temperature")
 	f.IntVar(&maxTokens, "max-tokens", 0, "most tokens to answer with")
@@ -107,7 +107,7 @@ func (c *chatClient) firstModel(ctx context.Context) (string, error) {
 	}
 	resp, err := c.http.Do(req)
 	if err != nil {
-		return "", explainDial(c.socket, err)
+		return "", explainDial("--socket", c.socket, err)
 	}
 	defer resp.Body.Close()
 	var list struct {
@@ -162,7 +162,7 @@ func (c *chatClient) ask(ctx context.Context, ask chatRequest) (string, error) {
 	}
 	resp, err := c.http.Do(req)
 	if err != nil {
-		return "", explainDial(c.socket, err)
+		return "", explainDial("--socket", c.socket, err)
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode >= 400 {

@@ -67,7 +67,7 @@ func (o *options) adminCall(ctx context.Context, method, path string, in, out an
 	}
 	resp, err := unixClient(socket).Do(req)
 	if err != nil {
-		return explainDial(socket, err)
+		return explainDial("--admin-socket", socket, err)
 	}
 	defer resp.Body.Close()
 	if resp.StatusCode >= 400 {
@@ -100,13 +100,13 @@ func readProblem(resp *http.Response) error {
 	return err
 }
 
-// explainDial says why a socket does not answer and what to type.
-func explainDial(socket string, err error) error {
+// explainDial says why a socket does not answer and what to type; flag is the one that names the socket.
+func explainDial(flag, socket string, err error) error {
 	switch {
 	case errors.Is(err, context.Canceled):
 		return exitError(130)
 	case errors.Is(err, fs.ErrNotExist), errors.Is(err, syscall.ECONNREFUSED):
-		return withHint{fmt.Errorf("no agent answers at %s", socket), "start it with `bothy run` or `systemctl start bothy`, or name its socket with --admin-socket or --config"}
+		return withHint{fmt.Errorf("no agent answers at %s", socket), "start it with `bothy run` or `systemctl start bothy`, or name its socket with " + flag + " or --config"}
 	case errors.Is(err, fs.ErrPermission):
 		return withHint{fmt.Errorf("not allowed to connect to %s", socket), "run as root, or join the socket's group: usermod -aG $(stat -c %G " + socket + ") $USER"}
 	}

@@ -11,7 +11,7 @@ import (
 
 func doctorCommand(o *options) *cobra.Command {
 	cmd := &cobra.Command{
-		Use: "doctor", Short: "Look for what is wrong on this box, and say what to type; works with the agent down",
+		Use: "doctor", Short: "Look for what is wrong on this box, and say what to type",
 		Long: "Look at folders, sockets, disk, memory, clock, engine, GPU reader, kernel, enrolment,\nbroker and upstreams, and say what to type. Works with the agent down. Exits 1 when\nsomething critical was found.",
 		Args: exactly(), Example: "  bothy doctor --json",
 		RunE: func(cmd *cobra.Command, _ []string) error {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/goccy/go-yaml"
@@ -42,7 +43,7 @@ func fleetInit() *cobra.Command {
 		},
 	}
 	cmd.Flags().StringVar(&o.Tenant, "tenant", "", "name of the fleet (required)")
-	cmd.Flags().StringVar(&o.Broker, "broker", "", "MQTT broker, tls://host:port or tcp://host:port; empty: devices import from a folder")
+	cmd.Flags().StringVar(&o.Broker, "broker", "", "tls://host:port or tcp://host:port; none: import from folders")
 	cmd.Flags().IntVar(&o.Keys, "keys", 3, "keys of each offline set")
 	cmd.Flags().IntVar(&o.Threshold, "threshold", 2, "how many of them a release needs")
 	required(cmd, "tenant")
@@ -70,7 +71,7 @@ func fleetAdd() *cobra.Command {
 		Use: "add DIR FILE...", Short: "Take in a model (GGUF) or a policy file as the next version of a release",
 		Long: "Take in a model (GGUF) or a policy file as the next version of a release. It can be\nassigned once it is signed. --accept names a YAML list of questions that a device\nasks the new engine before it may take requests:\n\n" +
 			"  - name: capital\n    prompt: What is the capital of France?\n    want: Paris              # or pattern: a regular expression\n    timeout_seconds: 30",
-		Example: "  bothy fleet add /srv/fleet --model assistant llama-3.2-1b-q4_k_m.gguf --accept checks.yaml",
+		Example: "  bothy fleet add /srv/fleet --model assistant llama-1b.gguf --accept checks.yaml",
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) < 2 {
 				return exactly("DIR", "FILE")(nil, args)
@@ -89,10 +90,10 @@ func fleetAdd() *cobra.Command {
 	f.StringVar(&model, "model", "", "name of a model release")
 	f.StringVar(&policyName, "policy", "", "name of a policy release")
 	f.Uint64Var(&o.Version, "release-version", 0, "version (default: the next)")
-	f.StringVar(&o.Engine.Kind, "engine", "", "engine: llama-server, embedded or command (default: the device's choice)")
-	f.IntVar(&o.Engine.Context, "context", 0, "tokens that one request may use (default: the model's)")
+	f.StringVar(&o.Engine.Kind, "engine", "", "llama-server, embedded or command (default: the device's)")
+	f.IntVar(&o.Engine.Context, "context", 0, "tokens of one request (default: the model's)")
 	f.IntVar(&o.Engine.Slots, "slots", 0, "requests served at once (default 1)")
-	f.StringArrayVar(&flags, "flag", nil, "further engine flag as name=value; may be given again")
+	f.StringArrayVar(&flags, "flag", nil, "engine flag as name=value; may be given again")
 	f.Int64Var(&o.Requires.MemoryBytes, "memory", 0, "bytes of memory that a device must have free")
 	f.StringVar(&accept, "accept", "", "YAML file of acceptance checks")
 	f.BoolVar(&asJSON, "json", false, "print JSON")
@@ -146,12 +147,15 @@ func readChecks(path string) ([]release.Check, error) {
 }
 
 func fleetAddRun(cmd *cobra.Command, dir string, o fleet.AddOptions, asJSON bool) error {
-	if o.Kind == release.Policy {
-		if err := checkPolicyFiles(o.Files); err != nil {
-			return err
-		}
-	}
 	f, err := fleet.Open(dir)
+	if err != nil {
+		return err
+	}
+	if o.Kind == release.Policy {
+		err = checkPolicyFiles(o.Files)
+	} else {
+		err = checkModelFiles(o.Files, o.Engine.Kind, cmd.ErrOrStderr())
+	}
 	if err != nil {
 		return err
 	}
@@ -165,9 +169,26 @@ func fleetAddRun(cmd *cobra.Command, dir string, o fleet.AddOptions, asJSON bool
 	if asJSON {
 		return printJSON(cmd.OutOrStdout(), doc)
 	}
+	signed, err := isSigned(f, doc)
+	if err != nil {
+		return err
+	}
+	if signed {
+		_, err = fmt.Fprintf(cmd.OutOrStdout(), "%s %s is there already, and signed\n", doc.Kind, doc.ID())
+		return err
+	}
 	fmt.Fprintf(cmd.OutOrStdout(), "%s %s added, not signed yet\n", doc.Kind, doc.ID())
-	fmt.Fprintf(os.Stderr, "bothy: hint: bothy fleet sign %s %s\n", dir, doc.ID())
+	fmt.Fprintf(cmd.ErrOrStderr(), "bothy: hint: bothy fleet sign %s %s\n", dir, doc.ID())
 	return nil
+}
+
+// isSigned says that the release was added and signed before: adding may be repeated.
+func isSigned(f *fleet.Fleet, doc release.Document) (bool, error) {
+	all, err := f.Releases()
+	if err != nil {
+		return false, err
+	}
+	return slices.ContainsFunc(all, func(r fleet.Release) bool { return r.Signed && r.Document.Target() == doc.Target() }), nil
 }
 
 func fleetSign() *cobra.Command {

@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -36,17 +37,32 @@ func execute(ctx context.Context, args []string) int {
 	if errors.As(err, &exit) {
 		return int(exit)
 	}
-	fmt.Fprintf(os.Stderr, "bothy: error: %v\n", err)
-	var hinted interface{ Hint() string }
-	var usage usageError
-	switch {
-	case errors.As(err, &hinted):
-		fmt.Fprintf(os.Stderr, "bothy: hint: %s\n", hinted.Hint())
-	case errors.As(err, &usage):
-		fmt.Fprintf(os.Stderr, "bothy: hint: %s --help\n", cmd.CommandPath())
+	text, hint := inWords(err, cmd)
+	fmt.Fprintf(os.Stderr, "bothy: error: %s\n", text)
+	if hint != "" {
+		fmt.Fprintf(os.Stderr, "bothy: hint: %s\n", hint)
+	}
+	if errors.As(err, new(usageError)) {
 		return 2
 	}
 	return 1
+}
+
+// inWords splits an error into what is wrong and what to type. Packages below
+// write the latter as "; run: ..." at the end.
+func inWords(err error, cmd *cobra.Command) (text, hint string) {
+	text = strings.TrimRight(err.Error(), "\n")
+	var hinted interface{ Hint() string }
+	if errors.As(err, &hinted) {
+		return text, hinted.Hint()
+	}
+	if before, after, ok := strings.Cut(text, "; run: "); ok && !strings.Contains(after, "\n") {
+		return before, after
+	}
+	if errors.As(err, new(usageError)) {
+		return text, cmd.CommandPath() + " --help"
+	}
+	return text, ""
 }
 
 // exitError ends the program with a status when everything was said already.
@@ -84,8 +100,8 @@ func newRoot() *cobra.Command {
 		SilenceErrors: true,
 	}
 	root.CompletionOptions.HiddenDefaultCmd = true
-	root.PersistentFlags().StringVar(&o.config, "config", "", "configuration file (default /etc/bothy/bothy.yaml)")
-	root.PersistentFlags().StringVar(&o.admin, "admin-socket", os.Getenv("BOTHY_ADMIN_SOCKET"), "admin socket of the agent")
+	root.PersistentFlags().StringVar(&o.config, "config", "", "configuration file (default /etc/bothy/bothy.yaml, or $BOTHY_CONFIG)")
+	root.PersistentFlags().StringVar(&o.admin, "admin-socket", os.Getenv("BOTHY_ADMIN_SOCKET"), "admin socket of the agent (default: the configuration's)")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.AddCommand(
 		runCommand(&o), statusCommand(&o), chatCommand(&o), modelCommand(&o), policyCommand(&o), changeCommand(&o),
@@ -93,19 +109,45 @@ func newRoot() *cobra.Command {
 		storeCheckCommand(),
 	)
 	helpOnOneScreen(root)
+	refuseUnknown(root)
 	return root
+}
+
+// refuseUnknown makes a command that only has subcommands refuse a word that is
+// none of them; alone it prints its help.
+func refuseUnknown(cmd *cobra.Command) {
+	for _, sub := range cmd.Commands() {
+		refuseUnknown(sub)
+	}
+	if !cmd.HasSubCommands() || cmd.Runnable() {
+		return
+	}
+	cmd.Args = cobra.ArbitraryArgs
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if len(args) == 0 {
+			return cmd.Help()
+		}
+		err := usageError{fmt.Errorf("there is no command %q", cmd.CommandPath()+" "+args[0])}
+		cmd.SuggestionsMinimumDistance = 2 // letters
+		if like := cmd.SuggestionsFor(args[0]); len(like) > 0 {
+			return withHint{err, cmd.CommandPath() + " " + like[0] + " --help"}
+		}
+		return err
+	}
 }
 
 // helpOnOneScreen gives every command the same short help, ending with a line that can be pasted.
 func helpOnOneScreen(root *cobra.Command) {
 	root.SetUsageTemplate(`Usage:
-  {{if .Runnable}}{{.UseLine}}{{else}}{{.CommandPath}} COMMAND{{end}}
+  {{if .HasAvailableSubCommands}}{{.CommandPath}} COMMAND{{else}}{{.UseLine}}{{end}}
 {{if .HasAvailableSubCommands}}
 Commands:{{range .Commands}}{{if .IsAvailableCommand}}
   {{rpad .Name .NamePadding}} {{.Short}}{{end}}{{end}}
 {{end}}{{if .HasAvailableLocalFlags}}
 Flags:
 {{.LocalFlags.FlagUsages | trimTrailingWhitespaces}}
+{{end}}{{if .HasAvailableInheritedFlags}}
+Everywhere: --config FILE, --admin-socket PATH
 {{end}}{{if .HasExample}}
 Try:
 {{.Example}}

@@ -117,7 +117,7 @@ func policyExplain(o *options) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "explain [TEXT]", Short: "Say which rule would decide a request, and why, without running it",
 		Long:    "Say which rule of the policy in force would decide a request, without running it. The\ncaller is a running process (--pid) or described by --unit, --exe and --uid.",
-		Example: `  bothy policy explain --unit web.service --model assistant "My card is 4111 1111 1111 1111"`,
+		Example: `  bothy policy explain --unit web.service --model assistant "card 4111 1111 1111 1111"`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			q.Text, q.Ask.Labels = strings.Join(args, " "), labels
 			if file != "" {
