@@ -1,0 +1,93 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/bothy-edge/bothy/runtime/embedded/gguf"
+	"github.com/bothy-edge/bothy/runtime/embedded/kernel"
+	"github.com/bothy-edge/bothy/runtime/embedded/model"
+)
+
+// The engines that a release may name.
+const (
+	kindLlama    = "llama-server"
+	kindEmbedded = "embedded"
+	kindCommand  = "command"
+)
+
+// checkModelFiles keeps a fleet from publishing a model that no engine can open:
+// every device would fetch gigabytes, fail and undo. What only the embedded engine
+// cannot run is refused where that engine is asked for, and said on talk otherwise.
+func checkModelFiles(paths []string, engine string, talk io.Writer) error {
+	switch engine {
+	case "", kindLlama, kindEmbedded, kindCommand:
+	default:
+		return usageError{fmt.Errorf("cannot use --engine %q: want llama-server, embedded or command", engine)}
+	}
+	for i, path := range paths {
+		if engine == kindCommand && !isGGUF(path) {
+			continue // the format is between the release and the device's own server
+		}
+		err := checkModelFile(path, i == 0, len(paths))
+		switch {
+		case err == nil:
+		case errors.Is(err, gguf.ErrFormat) && !errors.Is(err, model.ErrUnsupported):
+			return withHint{err, "copy the file again and compare its SHA-256 with the publisher's"}
+		case !errors.Is(err, model.ErrUnsupported):
+			return err
+		case engine == kindEmbedded:
+			return withHint{fmt.Errorf("cannot serve %s with --engine embedded: %w", path, err), "bothy fleet add ... --engine llama-server"}
+		case engine == "":
+			fmt.Fprintf(talk, "bothy: warning: %s needs the engine llama-server on its devices: %v\n", path, err)
+			fmt.Fprintln(talk, "bothy: hint: --engine llama-server makes a device without it refuse the release at once")
+		}
+	}
+	return nil
+}
+
+// isGGUF says that the file begins as GGUF files do; what cannot be read is reported by whoever opens it.
+func isGGUF(path string) bool {
+	f, err := os.Open(path)
+	if err != nil {
+		return false
+	}
+	defer f.Close()
+	magic := make([]byte, 4)
+	_, err = io.ReadFull(f, magic)
+	return err == nil && bytes.Equal(magic, []byte("GGUF"))
+}
+
+// checkModelFile opens one file of a model of n files. The error wraps
+// model.ErrUnsupported when the file is sound and the embedded engine cannot run it.
+func checkModelFile(path string, first bool, n int) error {
+	f, err := gguf.Open(path)
+	if errors.Is(err, gguf.ErrType) {
+		return fmt.Errorf("%w: %w", model.ErrUnsupported, err)
+	}
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	if !first {
+		return nil // the description of the whole is in the first
+	}
+	if all, ok := f.Meta.Uint("split.count"); ok && all > 1 {
+		if all != uint64(n) {
+			return fmt.Errorf("cannot use %s: it is one of the %d files of a model, and %d were named; name all, the first one first", path, all, n)
+		}
+		return fmt.Errorf("a model in %d files: %w", n, model.ErrUnsupported)
+	}
+	if _, err := model.Inspect(f); err != nil {
+		return err
+	}
+	for i := range f.Tensors {
+		if _, ok := kernel.FormOf(f.Tensors[i].Type); !ok {
+			return fmt.Errorf("tensor %q of type %v: %w", f.Tensors[i].Name, f.Tensors[i].Type, model.ErrUnsupported)
+		}
+	}
+	return nil
+}
