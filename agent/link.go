@@ -64,6 +64,7 @@ func newLink(c BrokerConfig, id trust.Identity, db *store.DB, log *slog.Logger) 
 		return nil, err
 	}
 	l.depot = content.NewDepot(bulk)
+	l.depot.GC = &content.Collector{}
 	l.outbox = mqtt.NewOutbox(db, l.control.Session, l.topics, l.sealEvent, time.Now)
 	return l, nil
 }

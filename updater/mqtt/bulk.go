@@ -112,7 +112,7 @@ func (b *Bulk) open() error {
 	r.session, r.stop = s, stop
 	go func() {
 		defer close(r.done)
-		s.Run(ctx)
+		_ = s.Run(ctx) // nil: it ends with ctx
 	}()
 	b.run = r
 	return nil

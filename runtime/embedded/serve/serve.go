@@ -128,16 +128,13 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	case <-ctx.Done():
 		s.drain(ctx, web)
 		stop()
-		<-listening // ends with ErrServerClosed
-		return ignoreCancel(<-computing)
+		return errors.Join(ignoreClosed(<-listening), ignoreCancel(<-computing))
 	case err := <-computing:
 		web.Close()
-		<-listening
-		return err
+		return errors.Join(err, ignoreClosed(<-listening))
 	case err := <-listening:
 		stop()
-		<-computing
-		return fmt.Errorf("cannot serve: %w", err)
+		return errors.Join(fmt.Errorf("cannot serve: %w", err), ignoreCancel(<-computing))
 	}
 }
 
@@ -148,6 +145,13 @@ func (s *Server) drain(ctx context.Context, web *http.Server) {
 		s.config.Log.Info("answers cancelled at shutdown", "after", s.config.Drain)
 		web.Close()
 	}
+}
+
+func ignoreClosed(err error) error {
+	if errors.Is(err, http.ErrServerClosed) {
+		return nil
+	}
+	return err
 }
 
 func ignoreCancel(err error) error {

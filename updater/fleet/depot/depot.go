@@ -107,8 +107,8 @@ func Serve(ctx context.Context, cfg Config) error {
 	defer group.Wait()
 	defer cancel()
 	s.control.Retain(s.topics.Info(cfg.Depot), s.info())
-	group.Go(func() { s.control.Run(ctx) })
-	group.Go(func() { s.bulk.Run(ctx) })
+	group.Go(func() { _ = s.control.Run(ctx) }) // nil: it ends with ctx
+	group.Go(func() { _ = s.bulk.Run(ctx) })
 	group.Go(func() { s.listen(ctx) })
 	group.Go(func() { s.transmit(ctx) })
 	return stopped(ctx, s.announceLoop(ctx))

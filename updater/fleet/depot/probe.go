@@ -27,7 +27,7 @@ func (s *server) probe(ctx context.Context) (int, error) {
 	}
 	run, stop := context.WithCancel(ctx)
 	var group sync.WaitGroup
-	group.Go(func() { session.Run(run) })
+	group.Go(func() { _ = session.Run(run) }) // nil: it ends with run
 	defer group.Wait()
 	defer stop()
 	for _, kib := range []int{960, 480, 240, 120, 60, 8} {

@@ -40,7 +40,10 @@ func Start(tb testing.TB, model string, args ...string) *Server {
 		tb.Fatalf("cannot start llama-server: %v: run scripts/test-tools", err)
 	}
 	ended := make(chan struct{})
-	go func() { cmd.Wait(); close(ended) }()
+	go func() {
+		_ = cmd.Wait() // how it ended is in its output
+		close(ended)
+	}()
 	tb.Cleanup(func() { cmd.Process.Kill(); <-ended })
 	s := &Server{URL: "http://" + addr}
 	for limit := time.After(60 * time.Second); ; {
