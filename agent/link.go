@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"log/slog"
 	"os"
+	"reflect"
 	"time"
 
 	"github.com/bothy-edge/bothy/agent/store"
@@ -27,6 +28,7 @@ type link struct {
 	depot   *content.Depot
 	outbox  *mqtt.Outbox
 	log     *slog.Logger
+	said    deviceState // owned by publish
 }
 
 func epochTable() store.Table[uint64] { return store.Table[uint64]{Name: "epoch"} }
@@ -146,8 +148,14 @@ type deviceState struct {
 	Alarms   []string          `json:"alarms,omitempty"` // ids of findings
 }
 
-// publish replaces the device's retained state.
-func (l *link) publish(s deviceState) error {
+// publish replaces the device's retained state, when it says something new. Called by one goroutine.
+func (l *link) publish(s deviceState, now time.Time) error {
+	s.Time = l.said.Time
+	if reflect.DeepEqual(s, l.said) {
+		return nil
+	}
+	s.Time = now.UTC()
+	l.said = s
 	body, err := json.Marshal(s)
 	if err != nil {
 		return fmt.Errorf("internal error: %w", err)

@@ -122,7 +122,9 @@ func (b *box) reportState(s Status) {
 	for _, f := range s.Findings {
 		d.Alarms = append(d.Alarms, f.ID)
 	}
-	if err := b.link.publish(d); err != nil {
+	// When the last decision was judged is no news.
+	d.Versions.Reference = time.Time{}
+	if err := b.link.publish(d, time.Now()); err != nil {
 		b.log.Error("state not reported", "error", err)
 	}
 }
