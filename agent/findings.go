@@ -20,21 +20,27 @@ const (
 
 // findings reads what an operator should know off everybody's status.
 func (b *box) findings(s Status, now time.Time) []Finding {
-	all := []Finding{}
+	all := statusFindings(s, now)
 	add := func(f Finding) { all = append(all, f) }
-	for _, m := range s.Models {
-		if f, bad := modelFinding(m); bad {
-			add(f)
-		}
-	}
-	for _, part := range []func(Status, time.Time) []Finding{updateFindings, brokerFindings, storeFindings, gpuFindings, hostFindings, upstreamFindings} {
-		all = append(all, part(s, now)...)
-	}
 	if b.identity == nil {
 		add(Finding{"not-enrolled", HealthWarning, "this box belongs to no fleet", "no model and no policy can be installed", "bothy enroll TICKET --device NAME, then restart the agent"})
 	}
 	if err := b.audit.Status().Error; err != "" {
 		add(Finding{"audit-failing", HealthCritical, "the audit log cannot be written: " + err, "nothing may leave the box until it can; local requests go on", "look at the disk of " + b.path("audit")})
+	}
+	return all
+}
+
+// statusFindings are those that the status itself shows.
+func statusFindings(s Status, now time.Time) []Finding {
+	all := []Finding{}
+	for _, m := range s.Models {
+		if f, bad := modelFinding(m); bad {
+			all = append(all, f)
+		}
+	}
+	for _, part := range []func(Status, time.Time) []Finding{updateFindings, brokerFindings, storeFindings, gpuFindings, hostFindings, upstreamFindings} {
+		all = append(all, part(s, now)...)
 	}
 	return all
 }

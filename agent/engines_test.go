@@ -1,0 +1,146 @@
+package agent
+
+import (
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/bothy-edge/bothy/agent/store"
+	"github.com/bothy-edge/bothy/internal/parts"
+	"github.com/bothy-edge/bothy/runtime"
+	"github.com/bothy-edge/bothy/updater/release"
+)
+
+func openStore(t *testing.T, path string) *store.DB {
+	t.Helper()
+	db, _, err := store.Open(t.Context(), store.Options{Path: path})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return db
+}
+
+func TestGenerationNumbersAreNeverHandedOutTwice(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "bothy.db")
+	var last uint64
+	for range 3 {
+		db := openStore(t, path)
+		g, err := newGenerations(db)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range generationBlock + 1 {
+			n := g.take()
+			if n <= last {
+				t.Fatalf("got generation %d after %d, want a higher one", n, last)
+			}
+			last = n
+		}
+		if err := db.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestEpochsRiseEvenWhenTheClockGoesBack(t *testing.T) {
+	db := openStore(t, filepath.Join(t.TempDir(), "bothy.db"))
+	defer db.Close()
+	now := hour
+	first, err := nextEpoch(db, now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	second, err := nextEpoch(db, now.AddDate(-1, 0, 0))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if first != uint64(now.Unix()) || second != first+1 {
+		t.Errorf("got epochs %d and %d, want %d and the next", first, second, now.Unix())
+	}
+}
+
+func TestTheBoxBoundsWhatAReleaseAsksFor(t *testing.T) {
+	kinds, usual := adapters(EngineConfig{LlamaServer: "/opt/llama-server", Command: CommandConfig{Path: "/opt/serve"}}, "/bothy")
+	if len(kinds) != 3 || usual != engineLlama {
+		t.Fatalf("got %d kinds, usually %q, want all three and llama-server", len(kinds), usual)
+	}
+	e := newEngines(nil, kinds, usual, 2)
+	for _, c := range []struct {
+		engine  release.EngineSpec
+		kind    string
+		threads int
+	}{
+		{release.EngineSpec{}, engineLlama, 2},
+		{release.EngineSpec{Threads: 1, Kind: engineEmbedded}, engineEmbedded, 1},
+		{release.EngineSpec{Threads: 64}, engineLlama, 2},
+	} {
+		spec, err := e.spec("a", release.Document{Name: "m", Version: 1, Engine: c.engine}, []string{"/m"})
+		if err != nil || spec.Engine != c.kind || spec.Threads != c.threads {
+			t.Errorf("%+v: got %q with %d threads, %v; want %q with %d", c.engine, spec.Engine, spec.Threads, err, c.kind, c.threads)
+		}
+	}
+	_, err := e.spec("a", release.Document{Name: "m", Version: 1, Engine: release.EngineSpec{Kind: "vllm"}}, nil)
+	if err == nil || !strings.Contains(err.Error(), `"vllm", which is not installed`) {
+		t.Errorf("got %v, want an error that names the engine", err)
+	}
+}
+
+func TestAReleaseIsHeldAgainstTheBox(t *testing.T) {
+	kinds, usual := adapters(EngineConfig{}, "/bothy")
+	b := &box{o: Options{Version: "v1.4.0"}, engines: newEngines(nil, kinds, usual, 0)}
+	for _, c := range []struct {
+		need release.Requirements
+		want string
+	}{
+		{release.Requirements{Agent: "1.4.0", Engine: engineEmbedded, MemoryBytes: 10}, ""},
+		{release.Requirements{MemoryBytes: 2000}, "requires 2.0 KiB of memory, this box has 1000 B"},
+		{release.Requirements{Agent: "1.10.0"}, "upgrade the package first"},
+		{release.Requirements{Engine: "vllm"}, "not installed"},
+		{release.Requirements{EngineVersion: "1"}, "cannot tell versions of engines"},
+	} {
+		err := b.meets(release.Document{Requires: c.need}, 1000)
+		if (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%+v: got %v, want %q", c.need, err, c.want)
+		}
+	}
+	b.o.Version = "5b92d7a-dirty"
+	if err := b.meets(release.Document{Requires: release.Requirements{Agent: "9.9.9"}}, 1000); err != nil {
+		t.Errorf("got %v for a developer's build, want none", err)
+	}
+}
+
+func TestRestoreStartsWhatIsAbsentAndLeavesWhatRuns(t *testing.T) {
+	kinds, usual := adapters(EngineConfig{}, parts.Bothy(t))
+	s := runtime.New(runtime.Config{Dir: parts.SocketDir(t), Adapters: kinds})
+	defer s.Close(t.Context())
+	e := newEngines(s, kinds, usual, 1)
+	model := []string{parts.Model(t, "mote-chat-q8_0.gguf")}
+	one, two := release.Document{Name: "mote", Version: 1}, release.Document{Name: "mote", Version: 2}
+	generation := func() uint64 {
+		t.Helper()
+		if err := s.EnsureReady(t.Context(), "m"); err != nil {
+			t.Fatal(err)
+		}
+		return s.State("m").Generation
+	}
+	restore := func(doc *release.Document) {
+		t.Helper()
+		if err := e.Restore(t.Context(), "m", doc, model); err != nil {
+			t.Fatal(err)
+		}
+	}
+	restore(&one)
+	first := generation()
+	restore(&one)
+	if got := generation(); got != first {
+		t.Errorf("got generation %d after restoring what runs, want %d still", got, first)
+	}
+	restore(&two)
+	if got := s.State("m"); got.Release != "mote@2" || got.Generation == first {
+		t.Errorf("got %s in generation %d, want mote@2 in a new one", got.Release, got.Generation)
+	}
+	restore(nil)
+	if got := s.State("m").Phase; got != runtime.PhaseAbsent {
+		t.Errorf("got phase %s after restoring nothing, want absent", got)
+	}
+}

@@ -1,0 +1,105 @@
+package agent
+
+import (
+	"log/slog"
+	"strings"
+	"testing"
+
+	"github.com/bothy-edge/bothy/agent/policy"
+	"github.com/bothy-edge/bothy/updater"
+)
+
+const openPolicy = `schema: 1
+name: open
+upstreams:
+  - {name: cloud, api: openai, base_url: "https://cloud.example/v1"}
+rules:
+  - {name: may leave, places: [local, cloud]}
+`
+
+const closedPolicy = `schema: 1
+name: closed
+rules:
+  - {name: stays, places: [local]}
+`
+
+const killedPolicy = `schema: 1
+name: killed
+kill_switch: true
+upstreams:
+  - {name: cloud, api: openai, base_url: "https://cloud.example/v1"}
+rules:
+  - {name: may leave, places: [local, cloud]}
+`
+
+func item(name, document string) updater.Policy {
+	return updater.Policy{Name: name, Version: 1, Document: []byte(document)}
+}
+
+func TestOnlyWhatEveryPolicyAllowsIsAllowed(t *testing.T) {
+	local := item("open", openPolicy)
+	local.LocalOnly = true
+	for _, c := range []struct {
+		name    string
+		list    []updater.Policy
+		cloud   bool
+		failure string
+		shown   PolicyStatus
+	}{
+		{"nothing is the built-in policy", nil, false, "", PolicyStatus{Name: "default", Upstreams: []string{}}},
+		{"built-in", []updater.Policy{{Name: "built-in"}}, false, "", PolicyStatus{Name: "default", Upstreams: []string{}}},
+		{"one", []updater.Policy{item("open", openPolicy)}, true, "", PolicyStatus{Name: "open", Release: "open@1", Upstreams: []string{"cloud"}}},
+		{"narrowed", []updater.Policy{item("open", openPolicy), item("closed", closedPolicy)}, false, "",
+			PolicyStatus{Name: "open", Release: "open@1", Upstreams: []string{}, Narrowed: "closed@1"}},
+		{"below its mark", []updater.Policy{local}, false, "", PolicyStatus{Name: "open", Release: "open@1", Upstreams: []string{}}},
+		{"kill switch", []updater.Policy{item("killed", killedPolicy)}, false, "",
+			PolicyStatus{Name: "killed", Release: "killed@1", KillSwitch: true, Upstreams: []string{"cloud"}}},
+		{"unreadable", []updater.Policy{item("broken", "schema: 1\nnmae: x\n")}, false, "broken@1",
+			PolicyStatus{Name: "default", Release: "broken@1", Upstreams: []string{}}},
+		{"unreadable narrows", []updater.Policy{item("open", openPolicy), item("broken", "[")}, false, "broken@1",
+			PolicyStatus{Name: "open", Release: "open@1", Upstreams: []string{}, Narrowed: "broken@1"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			p := newPolicies(slog.New(slog.DiscardHandler))
+			err := p.Activate(c.list)
+			if (err == nil) != (c.failure == "") || err != nil && !strings.Contains(err.Error(), c.failure) {
+				t.Errorf("got error %v, want one with %q", err, c.failure)
+			}
+			v := p.decider().Decide(policy.Caller{}, policy.Ask{Model: "m", API: "chat"})
+			if v.Allows("cloud") != c.cloud || !v.Allows(policy.Local) {
+				t.Errorf("got places %v, want local and cloud %v", v.Places, c.cloud)
+			}
+			got := p.status()
+			if got.Name != c.shown.Name || got.Release != c.shown.Release || got.KillSwitch != c.shown.KillSwitch ||
+				got.Narrowed != c.shown.Narrowed || strings.Join(got.Upstreams, ",") != strings.Join(c.shown.Upstreams, ",") {
+				t.Errorf("got status %+v, want %+v", got, c.shown)
+			}
+		})
+	}
+}
+
+func TestNobodyIsServedBeforeTheFirstActivation(t *testing.T) {
+	p := newPolicies(slog.New(slog.DiscardHandler))
+	select {
+	case <-p.activated:
+		t.Fatal("got activated before Activate, want not")
+	default:
+	}
+	for range 2 {
+		if err := p.Activate(nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	<-p.activated
+}
+
+func TestAPolicyWithAFailingProbeIsNotStaged(t *testing.T) {
+	p := newPolicies(slog.New(slog.DiscardHandler))
+	bad := openPolicy + "probes:\n  - {name: never leaves, ask: {model: m}, want: {places: [local]}}\n"
+	if err := p.Stage([]byte(bad)); err == nil || !strings.Contains(err.Error(), "never leaves") {
+		t.Errorf("got %v, want an error that names the probe", err)
+	}
+	if err := p.Stage([]byte(openPolicy)); err != nil {
+		t.Errorf("got %v, want none", err)
+	}
+}
