@@ -61,19 +61,45 @@ var bothy struct {
 // Bothy builds the bothy binary once a test process, statically, and returns its path.
 func Bothy(tb testing.TB) string {
 	tb.Helper()
-	bothy.once.Do(func() {
-		// One shared path: the go command leaves an up-to-date binary alone, so packages do not pay twice.
-		bothy.path = filepath.Join(Root(), "build", "test", "bothy")
-		cmd := exec.Command("go", "build", "-o", bothy.path, "./cmd/bothy")
-		cmd.Dir, cmd.Env = Root(), append(os.Environ(), "CGO_ENABLED=0")
-		if out, err := cmd.CombinedOutput(); err != nil {
-			bothy.err = fmt.Errorf("cannot build bothy: %w\n%s", err, out)
-		}
-	})
+	bothy.once.Do(func() { bothy.path, bothy.err = buildBothy(filepath.Join(Root(), "build", "test")) })
 	if bothy.err != nil {
 		tb.Fatal(bothy.err)
 	}
 	return bothy.path
+}
+
+// buildBothy builds under a lock, since packages are tested side by side: the go
+// command leaves an up-to-date binary alone, so they do not pay twice, and a new
+// one replaces the old by rename, so one that runs is not torn.
+func buildBothy(dir string) (string, error) {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return "", err
+	}
+	lock, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o644)
+	if err != nil {
+		return "", err
+	}
+	defer lock.Close()
+	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX); err != nil {
+		return "", fmt.Errorf("cannot lock %s: %w", lock.Name(), err)
+	}
+	built, path := filepath.Join(dir, "built"), filepath.Join(dir, "bothy")
+	cmd := exec.Command("go", "build", "-o", built, "./cmd/bothy")
+	cmd.Dir, cmd.Env = Root(), append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return "", fmt.Errorf("cannot build bothy: %w\n%s", err, out)
+	}
+	now, err := os.ReadFile(built)
+	if err != nil {
+		return "", err
+	}
+	if before, err := os.ReadFile(path); err == nil && bytes.Equal(before, now) {
+		return path, nil
+	}
+	if err := os.WriteFile(path+".new", now, 0o755); err != nil {
+		return "", err
+	}
+	return path, os.Rename(path+".new", path)
 }
 
 // SocketDir is a fresh folder whose name is short enough for unix sockets (107 bytes at most).
