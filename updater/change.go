@@ -50,7 +50,7 @@ type TaskState string
 
 // The states of a task.
 const (
-	Todo    TaskState = "todo"    // not begun
+	Pending TaskState = "pending" // not begun
 	Doing   TaskState = "doing"   // begun; after a crash it may have happened or not
 	Done    TaskState = "done"    // happened
 	Reverse TaskState = "reverse" // its undo has begun

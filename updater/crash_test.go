@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -40,11 +42,14 @@ var errPowerCut = errors.New("power cut")
 
 // points runs the scenario once and records every fault point of it.
 func points(t *testing.T, sc scenario) []string {
+	var mu sync.Mutex
 	var seen []string
 	recording := false
 	w := newWorld(t)
 	a := w.start(func(c *Config) {
 		c.Fault = func(point string) error {
+			mu.Lock()
+			defer mu.Unlock()
 			if recording {
 				seen = append(seen, point)
 			}
@@ -53,9 +58,13 @@ func points(t *testing.T, sc scenario) []string {
 	})
 	a.brings(1, before)
 	sc.setUp(w)
+	mu.Lock()
 	recording = true
+	mu.Unlock()
 	c := a.brings(2, after)
+	mu.Lock()
 	recording = false
+	mu.Unlock()
 	if c.State != sc.state || w.state() != sc.want {
 		t.Fatalf("got %s, %s without a crash, want %s, %s", c.State, w.state(), sc.state, sc.want)
 	}
@@ -85,10 +94,12 @@ func TestCrashAtEveryPointEndsFullyOldOrFullyNew(t *testing.T) {
 // crashAt kills the agent at the n-th point, starts it again and looks at what it comes to.
 func crashAt(t *testing.T, sc scenario, n int) {
 	w := newWorld(t)
-	left := -1
+	// Far from the crash until it is armed. The loop and its worker both count.
+	var left atomic.Int64
+	left.Store(-1)
 	a := w.start(func(c *Config) {
 		c.Fault = func(string) error {
-			if left--; left == -1 {
+			if left.Add(-1) == -1 {
 				return errPowerCut
 			}
 			return nil
@@ -97,7 +108,7 @@ func crashAt(t *testing.T, sc scenario, n int) {
 	a.brings(1, before)
 	sc.setUp(w)
 	w.assign(2, after)
-	left = n
+	left.Store(int64(n))
 	a.Offer()
 	select {
 	case err := <-a.err:

@@ -71,7 +71,7 @@ func plan(running Running, want release.Want) []Task {
 	tasks = append(tasks, switches...)
 	tasks = append(tasks, Task{Name: taskActivate})
 	for i := range tasks {
-		tasks[i].State = Todo
+		tasks[i].State = Pending
 	}
 	return tasks
 }
@@ -92,7 +92,7 @@ func (u *Updater) nextTask(ctx context.Context) error {
 		u.watched = 0
 		return u.move(Watch, nil)
 	}
-	if u.change.Tasks[i].State == Todo {
+	if u.change.Tasks[i].State == Pending {
 		if err := u.setTask(i, Doing, nil); err != nil {
 			return err
 		}
@@ -203,7 +203,7 @@ func narrow(list []release.Document, doc *release.Document) []release.Document {
 func (u *Updater) nextUndo(ctx context.Context) error {
 	for i, t := range slices.Backward(u.change.Tasks) {
 		switch t.State {
-		case Todo, Back:
+		case Pending, Back:
 			continue
 		case Doing, Done:
 			if err := u.setTask(i, Reverse, nil); err != nil {
