@@ -87,6 +87,7 @@ func (b *box) upkeep(ctx context.Context) error {
 	defer tick.Stop()
 	defer hourly.Stop()
 	for {
+		changed := b.updater.Changed() // before the look, so that nothing falls between
 		// The look itself is the proof of life: it takes the locks that requests and updates take.
 		s := b.status(time.Now())
 		b.notify.Alive()
@@ -96,7 +97,7 @@ func (b *box) upkeep(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case <-tick.C:
-		case <-b.updater.Changed():
+		case <-changed:
 		case <-hourly.C:
 			if _, err := b.db.Snapshot(ctx); err != nil && ctx.Err() == nil {
 				b.log.Error("store not copied", "error", err)
@@ -110,6 +111,7 @@ func (b *box) reportState(s Status) {
 	if b.link == nil {
 		return
 	}
+	b.link.outbox.Poke() // a change that moved has put a report there
 	d := deviceState{
 		V: 1, Device: b.identity.Device, Agent: b.o.Version, Counter: s.Update.Running, Models: map[string]string{},
 		Policy: s.Policy.Release, Versions: b.trust.Versions(), Health: s.Health,

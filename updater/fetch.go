@@ -93,6 +93,9 @@ func (u *Updater) fetchEnded(err error) error {
 		return u.fail(codeMismatch, err)
 	case noSpace(err):
 		return u.pause(reasonNoSpace, err)
+	case errors.Is(err, content.ErrCorrupt):
+		// The source may be mended; the want is as good as before.
+		return u.pause(reasonSource, err)
 	}
 	return u.pause(reasonNetwork, err)
 }
