@@ -16,6 +16,7 @@ import (
 	"github.com/bothy-edge/bothy/updater"
 	"github.com/bothy-edge/bothy/updater/content"
 	"github.com/bothy-edge/bothy/updater/mqtt"
+	"github.com/bothy-edge/bothy/updater/mqtt/wire"
 	"github.com/bothy-edge/bothy/updater/release"
 	"github.com/bothy-edge/bothy/updater/trust"
 )
@@ -23,7 +24,7 @@ import (
 // link is the device's side of the fleet's broker: offers come in, reports go out.
 type link struct {
 	id      trust.Identity
-	topics  mqtt.Topics
+	topics  wire.Topics
 	control *mqtt.Device
 	depot   *content.Depot
 	outbox  *mqtt.Outbox
@@ -56,7 +57,7 @@ func newLink(c BrokerConfig, id trust.Identity, db *store.DB, log *slog.Logger) 
 	if err != nil {
 		return nil, err
 	}
-	l := &link{id: id, topics: mqtt.Topics{Tenant: id.Tenant, Device: id.Device}, log: log}
+	l := &link{id: id, topics: wire.Topics{Tenant: id.Tenant, Device: id.Device}, log: log}
 	session := mqtt.Config{Broker: id.Broker, TLS: conf, AllowPlain: c.AllowPlaintext, Log: log}
 	if l.control, err = mqtt.NewDevice(session, l.topics, epoch); err != nil {
 		return nil, err

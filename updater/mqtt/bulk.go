@@ -41,7 +41,7 @@ func ParseInfo(b []byte) (Info, error) {
 // Bulk is a device's second connection: it exists while at least one Lane is open.
 type Bulk struct {
 	cfg   Config
-	t     Topics
+	t     wire.Topics
 	depot string
 	start time.Time // of the request clock
 	next  atomic.Uint64
@@ -64,11 +64,11 @@ type bulkRun struct {
 
 // NewBulk prepares the connection of one device to one depot. cfg's client id,
 // subscriptions, packet limit and will are set here.
-func NewBulk(cfg Config, t Topics, depot string) (*Bulk, error) {
-	if err := errors.Join(CheckID(t.Tenant), CheckID(t.Device), CheckID(depot)); err != nil {
+func NewBulk(cfg Config, t wire.Topics, depot string) (*Bulk, error) {
+	if err := errors.Join(wire.CheckID(t.Tenant), wire.CheckID(t.Device), wire.CheckID(depot)); err != nil {
 		return nil, err
 	}
-	cfg.ClientID = t.Device + bulkSuffix
+	cfg.ClientID = t.Device + wire.BulkSuffix
 	cfg.MaxPacket = wire.MaxFrame + 4<<10
 	cfg.Will, cfg.Farewell = nil, nil
 	if _, err := New(cfg); err != nil {

@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+
+	"github.com/bothy-edge/bothy/updater/mqtt/wire"
 )
 
 // commandDepth is how many orders may wait; they come one by one from a person.
@@ -21,7 +23,7 @@ type Presence struct {
 // Device is the control connection of a device: presence, offers and orders.
 type Device struct {
 	*Session
-	topics Topics
+	topics wire.Topics
 
 	offers   chan struct{} // capacity 1: look again
 	commands chan Message
@@ -33,8 +35,8 @@ type Device struct {
 
 // NewDevice prepares the control connection. epoch must be greater than at any
 // earlier start of this device. cfg's client id, will and subscriptions are set here.
-func NewDevice(cfg Config, t Topics, epoch uint64) (*Device, error) {
-	if err := errors.Join(CheckID(t.Tenant), CheckID(t.Device)); err != nil {
+func NewDevice(cfg Config, t wire.Topics, epoch uint64) (*Device, error) {
+	if err := errors.Join(wire.CheckID(t.Tenant), wire.CheckID(t.Device)); err != nil {
 		return nil, err
 	}
 	d := &Device{topics: t, offers: make(chan struct{}, 1), commands: make(chan Message, commandDepth)}

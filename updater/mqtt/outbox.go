@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/bothy-edge/bothy/agent/store"
+	"github.com/bothy-edge/bothy/updater/mqtt/wire"
 )
 
 // OutboxTable is the store table of events that wait for the broker.
@@ -44,14 +45,14 @@ type Outbox struct {
 	db      *store.DB
 	table   store.Table[record]
 	session *Session
-	topics  Topics
+	topics  wire.Topics
 	seal    func(body []byte) ([]byte, error)
 	now     func() time.Time
 	wake    chan struct{} // capacity 1: there is something to send
 }
 
 // NewOutbox is the outbox of one device. seal wraps an event in the device's signature.
-func NewOutbox(db *store.DB, s *Session, t Topics, seal func(body []byte) ([]byte, error), now func() time.Time) *Outbox {
+func NewOutbox(db *store.DB, s *Session, t wire.Topics, seal func(body []byte) ([]byte, error), now func() time.Time) *Outbox {
 	return &Outbox{db: db, table: store.Table[record]{Name: OutboxTable}, session: s, topics: t, seal: seal, now: now, wake: make(chan struct{}, 1)}
 }
 

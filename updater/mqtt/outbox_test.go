@@ -8,6 +8,7 @@ import (
 
 	"github.com/bothy-edge/bothy/agent/store"
 	"github.com/bothy-edge/bothy/internal/parts"
+	"github.com/bothy-edge/bothy/updater/mqtt/wire"
 )
 
 func openDB(t testing.TB, path string) *store.DB {
@@ -24,7 +25,7 @@ func sealed(b []byte) ([]byte, error) { return append([]byte("sealed "), b...), 
 
 func TestOutboxKeepsEventsUntilTheBrokerHasThem(t *testing.T) {
 	b := parts.Mosquitto(t)
-	topics := Topics{Tenant: "acme", Device: "box1"}
+	topics := wire.Topics{Tenant: "acme", Device: "box1"}
 	in := make(chan Message, 64)
 	watch := quick(b.URL, "fleet")
 	watch.Subscriptions = []Subscription{{Filter: topics.Event(), QoS: 1, Handle: Into(in)}}

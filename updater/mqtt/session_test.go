@@ -16,6 +16,7 @@ import (
 	"github.com/eclipse/paho.mqtt.golang/packets"
 
 	"github.com/bothy-edge/bothy/internal/parts"
+	"github.com/bothy-edge/bothy/updater/mqtt/wire"
 )
 
 // quick is a configuration whose waits are short enough for tests.
@@ -322,7 +323,7 @@ func TestLastWillSpeaksForAKilledDevice(t *testing.T) {
 	b := parts.Mosquitto(t)
 	in := make(chan Message, 16)
 	watch := quick(b.URL, "watcher")
-	topics := Topics{Tenant: "acme", Device: "box1"}
+	topics := wire.Topics{Tenant: "acme", Device: "box1"}
 	watch.Subscriptions = []Subscription{{Filter: topics.Online(), QoS: 1, Handle: Into(in)}}
 	w, _ := start(t, watch)
 	mustConnect(t, w)

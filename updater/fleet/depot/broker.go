@@ -11,7 +11,6 @@ import (
 	"github.com/mochi-mqtt/server/v2/listeners"
 	"github.com/mochi-mqtt/server/v2/packets"
 
-	"github.com/bothy-edge/bothy/updater/mqtt"
 	"github.com/bothy-edge/bothy/updater/mqtt/wire"
 )
 
@@ -89,7 +88,7 @@ func (a *access) Provides(b byte) bool {
 // OnConnectAuthenticate implements mochi's Hook.
 func (a *access) OnConnectAuthenticate(cl *mochi.Client, _ packets.Packet) bool {
 	id := a.identity(cl.ID)
-	if mqtt.CheckID(id) != nil {
+	if wire.CheckID(id) != nil {
 		return false
 	}
 	t, ok := cl.Net.Conn.(*tls.Conn)

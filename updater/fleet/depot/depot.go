@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/bothy-edge/bothy/updater/mqtt"
+	"github.com/bothy-edge/bothy/updater/mqtt/wire"
 	"github.com/bothy-edge/bothy/updater/trust"
 )
 
@@ -76,7 +77,7 @@ const (
 // server is one call of Serve.
 type server struct {
 	cfg     Config
-	topics  mqtt.Topics
+	topics  wire.Topics
 	epoch   uint64
 	frame   int
 	control *mqtt.Session
@@ -123,7 +124,7 @@ func stopped(ctx context.Context, err error) error {
 }
 
 func newServer(cfg Config) (*server, error) {
-	if err := errors.Join(mqtt.CheckID(cfg.Tenant), mqtt.CheckID(cfg.Depot)); err != nil {
+	if err := errors.Join(wire.CheckID(cfg.Tenant), wire.CheckID(cfg.Depot)); err != nil {
 		return nil, err
 	}
 	if cfg.Poll == 0 {
@@ -142,7 +143,7 @@ func newServer(cfg Config) (*server, error) {
 		cfg.Session.Log = cfg.Log
 	}
 	s := &server{
-		cfg: cfg, topics: mqtt.Topics{Tenant: cfg.Tenant}, epoch: uint64(cfg.Session.Now().UnixNano()), frame: cfg.FrameMax,
+		cfg: cfg, topics: wire.Topics{Tenant: cfg.Tenant}, epoch: uint64(cfg.Session.Now().UnixNano()), frame: cfg.FrameMax,
 		reports: make(chan mqtt.Message, reportDepth), asked: make(chan mqtt.Message, requestDepth),
 		sent: map[string]string{}, epochs: map[string]uint64{},
 		objects: newObjects(cfg.Fleet, cfg.Session.Now), queue: newQueue(cfg.WindowMax),
@@ -204,7 +205,7 @@ func (s *server) announce() error {
 	}
 	err = s.offer(s.topics.Catalog(), trust.Catalog, "")
 	for _, d := range devices {
-		if mqtt.CheckID(d) == nil {
+		if wire.CheckID(d) == nil {
 			err = errors.Join(err, s.offer(s.topics.For(d).Want(), trust.Director, d))
 		}
 	}

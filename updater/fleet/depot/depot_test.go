@@ -19,6 +19,7 @@ import (
 	"github.com/bothy-edge/bothy/updater/content"
 	"github.com/bothy-edge/bothy/updater/fleet"
 	"github.com/bothy-edge/bothy/updater/mqtt"
+	"github.com/bothy-edge/bothy/updater/mqtt/wire"
 	"github.com/bothy-edge/bothy/updater/release"
 	"github.com/bothy-edge/bothy/updater/trust"
 )
@@ -137,7 +138,7 @@ func serve(t testing.TB, url string, f Fleet, edit func(*Config)) (stats Stats, 
 // source is a device's side: a bulk connection and a source on it.
 func source(t testing.TB, url, device string) *content.Depot {
 	t.Helper()
-	b, err := mqtt.NewBulk(mqtt.Config{Broker: url, Jitter: func() float64 { return 0.05 }}, mqtt.Topics{Tenant: "acme", Device: device}, "depot1")
+	b, err := mqtt.NewBulk(mqtt.Config{Broker: url, Jitter: func() float64 { return 0.05 }}, wire.Topics{Tenant: "acme", Device: device}, "depot1")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -269,7 +270,7 @@ func TestOffersAreRetainedAndFollowTheFleet(t *testing.T) {
 	fleet.set(trust.Director, "box2", timestamp, "of another")
 	reports := make(chan Report, 16)
 	serve(t, b.URL, fleet, func(c *Config) { c.Reports = func(r Report) { reports <- r } })
-	d, err := mqtt.NewDevice(mqtt.Config{Broker: b.URL, Jitter: func() float64 { return 0.05 }}, mqtt.Topics{Tenant: "acme", Device: "box1"}, 5)
+	d, err := mqtt.NewDevice(mqtt.Config{Broker: b.URL, Jitter: func() float64 { return 0.05 }}, wire.Topics{Tenant: "acme", Device: "box1"}, 5)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -374,7 +375,7 @@ func TestFetchOverTheEmbeddedBroker(t *testing.T) {
 
 func TestEmbeddedBrokerKeepsDevicesApart(t *testing.T) {
 	a := &access{root: "bothy/1/acme/", operator: "depot1"}
-	topics := mqtt.Topics{Tenant: "acme", Device: "box1"}
+	topics := wire.Topics{Tenant: "acme", Device: "box1"}
 	other := topics.For("box2")
 	for _, c := range []struct {
 		client, topic string

@@ -19,7 +19,7 @@ import (
 func intruder(t *testing.T, url string, answer func(s *mqtt.Session, q wire.Request)) *mqtt.Session {
 	t.Helper()
 	asked := make(chan mqtt.Message, 256)
-	topics := mqtt.Topics{Tenant: "acme"}
+	topics := wire.Topics{Tenant: "acme"}
 	s, err := mqtt.New(mqtt.Config{Broker: url, ClientID: "intruder", Subscriptions: []mqtt.Subscription{
 		{Filter: topics.Requests("depot1"), Handle: mqtt.Into(asked)},
 	}})
@@ -55,7 +55,7 @@ func TestForgedFramesNeverReachTheFile(t *testing.T) {
 	want := noise(8, 10<<20)
 	f := fleet.add(t, want, "box1")
 	serve(t, b.URL, fleet, nil)
-	reply := mqtt.Topics{Tenant: "acme", Device: "box1"}.Reply()
+	reply := wire.Topics{Tenant: "acme", Device: "box1"}.Reply()
 	intruder(t, b.URL, func(s *mqtt.Session, q wire.Request) {
 		for _, r := range q.Ranges {
 			forged := wire.Frame{Kind: q.Kind, Transfer: q.Transfer, Offset: r.Offset, Total: uint64(f.Size), Clock: q.Clock, Payload: make([]byte, r.Length)}
@@ -86,7 +86,7 @@ func TestFetchSurvivesOversizedPackets(t *testing.T) {
 	s := intruder(t, b.URL, nil)
 	during(t, b.URL, fleet, func() {
 		huge := make([]byte, 8<<20)
-		if err := s.Publish(context.Background(), mqtt.Topics{Tenant: "acme", Device: "box1"}.Reply(), 0, false, huge); err != nil {
+		if err := s.Publish(context.Background(), wire.Topics{Tenant: "acme", Device: "box1"}.Reply(), 0, false, huge); err != nil {
 			t.Error(err)
 		}
 	})

@@ -21,6 +21,7 @@ import (
 	"github.com/bothy-edge/bothy/internal/parts"
 	"github.com/bothy-edge/bothy/updater/content"
 	"github.com/bothy-edge/bothy/updater/mqtt"
+	"github.com/bothy-edge/bothy/updater/mqtt/wire"
 )
 
 // authority issues certificates for one test.
@@ -134,7 +135,7 @@ func TestFetchOverTLSWithCertificatesAndAccessLists(t *testing.T) {
 		})
 		fetch := func(client, certificate string) error {
 			cfg := secured(mqtt.Config{Broker: url, Jitter: func() float64 { return 0.05 }}, ca.issue(t, certificate))
-			b, err := mqtt.NewBulk(cfg, mqtt.Topics{Tenant: "acme", Device: client}, "depot1")
+			b, err := mqtt.NewBulk(cfg, wire.Topics{Tenant: "acme", Device: client}, "depot1")
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -1,5 +1,6 @@
-// Package wire is the binary form of requests to a depot and of the frames that
-// answer them: fixed big-endian headers with a CRC32C, versioned by their magic.
+// Package wire is the form of what travels between devices and depots: the names
+// of the topics, the binary requests and the frames that answer them, with fixed
+// big-endian headers and a CRC32C, versioned by their magic.
 //
 // A parser accepts exactly what the encoder writes, allocates no more than its
 // input justifies, and never panics. The checksum finds damage, not forgery:

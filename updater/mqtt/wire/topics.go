@@ -1,12 +1,12 @@
-package mqtt
+package wire
 
 import (
 	"fmt"
 	"strings"
 )
 
-// bulkSuffix marks the client id of a second connection; no device or depot may end in it.
-const bulkSuffix = "-bulk"
+// BulkSuffix marks the client id of a second connection; no device or depot may end in it.
+const BulkSuffix = "-bulk"
 
 // Topics names every topic of one tenant. The broker's access lists are written against these.
 type Topics struct {
@@ -17,8 +17,8 @@ type Topics struct {
 // CheckID says whether s can be a tenant, device or depot: 1 to 64 of
 // a-z A-Z 0-9 . _ -, not starting with a dot, and without the reserved suffix.
 func CheckID(s string) error {
-	if s == "" || len(s) > 64 || s[0] == '.' || strings.HasSuffix(s, bulkSuffix) {
-		return fmt.Errorf("cannot use %q as an identity: it must have 1 to 64 characters, not start with a dot and not end in %s", s, bulkSuffix)
+	if s == "" || len(s) > 64 || s[0] == '.' || strings.HasSuffix(s, BulkSuffix) {
+		return fmt.Errorf("cannot use %q as an identity: it must have 1 to 64 characters, not start with a dot and not end in %s", s, BulkSuffix)
 	}
 	for _, r := range s {
 		if !strings.ContainsRune("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-", r) {
