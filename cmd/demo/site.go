@@ -27,6 +27,8 @@ type site struct {
 	model  string // GGUF of the first model release
 	second string // GGUF of the second
 	own    bool   // the models are the project's, so their answers are known
+	crowd  int    // requests of a burst
+	tokens int    // most tokens of an answer
 	broker string // host:port
 	cloud  *cloud
 	api    *http.Client
@@ -40,9 +42,10 @@ func newSite(bothy, model string) (*site, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &site{dir: dir, bothy: bothy, model: model, second: model}
+	// Small, because a model of a billion parameters makes some ten tokens a second on two cores.
+	s := &site{dir: dir, bothy: bothy, model: model, second: model, crowd: 12, tokens: 12}
 	if model == "" {
-		s.own = true
+		s.own, s.crowd, s.tokens = true, 64, 200
 		s.model, s.second = "testdata/models/mote-chat-q8_0.gguf", "testdata/models/mote-256-q4_k_m.gguf"
 	}
 	for _, f := range []string{s.model, s.second} {

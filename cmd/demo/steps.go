@@ -70,14 +70,14 @@ func (s *site) chatStaysLocal(ctx context.Context) (string, error) {
 }
 
 func (s *site) burstSpills(ctx context.Context) (string, error) {
-	places, err := s.burst(ctx, 64, story)
+	places, err := s.burst(ctx, s.crowd, story)
 	if err != nil {
 		return "", err
 	}
 	var private answer
 	var burst map[string]int
 	err = together(
-		func() (err error) { burst, err = s.burst(ctx, 64, story); return },
+		func() (err error) { burst, err = s.burst(ctx, s.crowd, story); return },
 		func() (err error) { private, err = s.ask(ctx, "My card is "+card+". "+question, ""); return },
 	)
 	if err != nil {
@@ -87,7 +87,7 @@ func (s *site) burstSpills(ctx context.Context) (string, error) {
 	if places["cloud"]+burst["cloud"] == 0 || private.place != "local" || with != 0 {
 		return "", fmt.Errorf("burst ran at %v and %v, card at %q, cloud saw it %d times; want some at cloud, the card at local, 0 times", places, burst, private.place, with)
 	}
-	return fmt.Sprintf("two bursts of 64: %v, %v; the cloud saw %d requests\nthe card number waited and ran at %s (rule %q); the cloud saw it %d times", places, burst, all, private.place, private.rule, with), nil
+	return fmt.Sprintf("two bursts of %d: %v, %v; the cloud saw %d requests\nthe card number waited and ran at %s (rule %q); the cloud saw it %d times", s.crowd, places, burst, all, private.place, private.rule, with), nil
 }
 
 func (s *site) policyForbids(ctx context.Context) (string, error) {
@@ -102,7 +102,7 @@ func (s *site) policyForbids(ctx context.Context) (string, error) {
 		return "", fmt.Errorf("change %d ended %s: %s", c.ID, c.State, c.Error)
 	}
 	before, _ := s.cloud.seen("")
-	places, err := s.burst(ctx, 64, story)
+	places, err := s.burst(ctx, s.crowd, story)
 	if err != nil {
 		return "", err
 	}
@@ -263,7 +263,7 @@ func (s *site) killedComesBack(ctx context.Context) (string, error) {
 		return "", fmt.Errorf("%q answered after the kill, want mote@2", a.release)
 	}
 	before, _ := s.cloud.seen("")
-	places, err := s.burst(ctx, 32, story)
+	places, err := s.burst(ctx, s.crowd/2, story)
 	if err != nil {
 		return "", err
 	}
@@ -366,7 +366,7 @@ type answer struct {
 func (s *site) ask(ctx context.Context, text, place string) (answer, error) {
 	var a answer
 	body, err := json.Marshal(map[string]any{
-		"model": "mote", "stream": true, "temperature": 0, "max_tokens": 200,
+		"model": "mote", "stream": true, "temperature": 0, "max_tokens": s.tokens,
 		"messages": []map[string]string{{"role": "user", "content": text}},
 	})
 	if err != nil {
