@@ -5,9 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/url"
 	"path/filepath"
+	"slices"
 	"strconv"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -88,10 +91,10 @@ func printChange(w io.Writer, c updater.Change) error {
 		out.line("error", "%s (%s)", c.Error, c.Code)
 	}
 	if c.Progress.Total > 0 {
-		out.line("files", "%s of %s, by source %v", sizeText(uint64(c.Progress.Done)), sizeText(uint64(c.Progress.Total)), c.Progress.BySource)
+		out.line("files", "%s of %s%s", sizeText(uint64(c.Progress.Done)), sizeText(uint64(c.Progress.Total)), sources(c.Progress.BySource))
 	}
 	for _, t := range c.Tasks {
-		text := fmt.Sprintf("%s %s", t.Name, t.Alias)
+		text := strings.TrimSpace(t.Name + " " + t.Alias)
 		if t.Generation != 0 {
 			text += fmt.Sprintf(", generation %d", t.Generation)
 		}
@@ -111,6 +114,15 @@ func printChange(w io.Writer, c updater.Change) error {
 		out.line(h.At.Local().Format(time.DateTime), "%s", text)
 	}
 	return out.tw.Flush()
+}
+
+// sources says how much came from where: ", 1.2 MiB from depot".
+func sources(by map[string]int64) string {
+	var text strings.Builder
+	for _, name := range slices.Sorted(maps.Keys(by)) {
+		fmt.Fprintf(&text, ", %s from %s", sizeText(uint64(by[name])), name)
+	}
+	return text.String()
 }
 
 func changeWait(o *options) *cobra.Command {
@@ -143,6 +155,9 @@ func changeWait(o *options) *cobra.Command {
 		}
 		ctx, cancel := withTimeout(cmd.Context(), limit)
 		defer cancel()
+		if err := o.awaitAgent(ctx); err != nil {
+			return err
+		}
 		var c updater.Change
 		if err := o.adminWait(ctx, cmd.ErrOrStderr(), path, &c); err != nil {
 			return err
@@ -158,25 +173,13 @@ func changeWait(o *options) *cobra.Command {
 	return cmd
 }
 
-// adminWait calls a route that answers late, and shows the progress of the update at a terminal meanwhile.
+// adminWait calls a route that answers late, and says on talk meanwhile what the newest change does.
 func (o *options) adminWait(ctx context.Context, talk io.Writer, path string, c *updater.Change) error {
 	done := make(chan struct{})
 	shown := make(chan struct{})
 	go func() {
 		defer close(shown)
-		b := newBar(talk, "update")
-		defer b.done()
-		for b.on {
-			select {
-			case <-done:
-				return
-			case <-time.After(300 * time.Millisecond):
-			}
-			var s agent.Status
-			if o.adminCall(ctx, "GET", "/v1/status", nil, &s) == nil {
-				b.set(s.Update.Done, s.Update.Total)
-			}
-		}
+		o.narrate(ctx, talk, done)
 	}()
 	err := o.adminCall(ctx, "GET", path, nil, c)
 	close(done)
@@ -185,6 +188,43 @@ func (o *options) adminWait(ctx context.Context, talk io.Writer, path string, c 
 		return withHint{errors.New("the change has not ended in time; it goes on"), "bothy change list"}
 	}
 	return err
+}
+
+// narrate writes the states of the change in progress and, at a terminal, moves a bar while files come.
+func (o *options) narrate(ctx context.Context, talk io.Writer, done <-chan struct{}) {
+	b := newBar(talk, "update")
+	defer b.done()
+	said := ""
+	for {
+		select {
+		case <-done:
+			return
+		case <-time.After(300 * time.Millisecond):
+		}
+		var s agent.Status
+		if o.adminCall(ctx, "GET", "/v1/status", nil, &s) != nil {
+			continue
+		}
+		u := s.Update
+		b.set(u.Done, u.Total)
+		if line := fmt.Sprintf("change %d: %s", u.Change, doing(u)); line != said && !updater.State(u.State).Ended() && u.Change != 0 {
+			said = line
+			fmt.Fprintln(talk, line)
+		}
+	}
+}
+
+// doing is a state for people who wait for its end.
+func doing(u agent.UpdateStatus) string {
+	switch updater.State(u.State) {
+	case updater.Watch:
+		return "serving; on probation until the watch ends"
+	case updater.Paused, updater.Waiting:
+		if u.Error != "" {
+			return u.State + ": " + u.Error
+		}
+	}
+	return u.State
 }
 
 func changeEnd(w io.Writer, c updater.Change, asJSON, anyEnd bool) error {
@@ -252,6 +292,9 @@ func (o *options) importFolder(ctx context.Context, cmd *cobra.Command, dir stri
 	path, err := filepath.Abs(dir)
 	if err != nil {
 		return fmt.Errorf("cannot import from %s: %w", dir, err)
+	}
+	if err := o.awaitAgent(ctx); err != nil {
+		return err
 	}
 	var started agent.ImportAnswer
 	if err := o.adminCall(ctx, "POST", "/v1/update/import", agent.ImportRequest{Path: path}, &started); err != nil {

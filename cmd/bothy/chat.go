@@ -188,8 +188,9 @@ func (c *chatClient) stream(body io.Reader) (string, error) {
 		if !ok {
 			continue
 		}
-		if done = data == "[DONE]"; done {
-			break
+		if data == "[DONE]" {
+			done = true // and read on to the end: hanging up here would count as an answer cut off
+			continue
 		}
 		var chunk chatChunk
 		if err := json.Unmarshal([]byte(data), &chunk); err != nil {

@@ -12,6 +12,7 @@ import (
 	"net/http"
 	"os"
 	"syscall"
+	"time"
 
 	"github.com/bothy-edge/bothy/agent"
 )
@@ -84,6 +85,32 @@ func (o *options) adminCall(ctx context.Context, method, path string, in, out an
 		return fmt.Errorf("cannot read the agent's answer: %w", err)
 	}
 	return nil
+}
+
+// patience is how long commands that wait anyway give an agent that is just starting.
+const patience = 5 * time.Second
+
+// awaitAgent returns once the admin socket accepts, so that `bothy run &` may be
+// followed by an order at once.
+func (o *options) awaitAgent(ctx context.Context) error {
+	socket, err := o.adminSocket()
+	if err != nil {
+		return err
+	}
+	for end := time.Now().Add(patience); ; {
+		conn, err := net.DialTimeout("unix", socket, patience)
+		if err == nil {
+			return conn.Close()
+		}
+		if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.ECONNREFUSED) || time.Now().After(end) {
+			return explainDial("--admin-socket", socket, err)
+		}
+		select {
+		case <-ctx.Done():
+			return explainDial("--admin-socket", socket, err)
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
 }
 
 // readProblem turns the API's error body into an error with its hint.

@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -100,7 +101,7 @@ func newRoot() *cobra.Command {
 		SilenceErrors: true,
 	}
 	root.CompletionOptions.HiddenDefaultCmd = true
-	root.PersistentFlags().StringVar(&o.config, "config", "", "configuration file (default /etc/bothy/bothy.yaml, or $BOTHY_CONFIG)")
+	root.PersistentFlags().StringVar(&o.config, "config", "", "configuration file (default /etc/bothy/bothy.yaml)")
 	root.PersistentFlags().StringVar(&o.admin, "admin-socket", os.Getenv("BOTHY_ADMIN_SOCKET"), "admin socket of the agent (default: the configuration's)")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.AddCommand(
@@ -129,10 +130,12 @@ func refuseUnknown(cmd *cobra.Command) {
 		}
 		err := usageError{fmt.Errorf("there is no command %q", cmd.CommandPath()+" "+args[0])}
 		cmd.SuggestionsMinimumDistance = 2 // letters
-		if like := cmd.SuggestionsFor(args[0]); len(like) > 0 {
-			return withHint{err, cmd.CommandPath() + " " + like[0] + " --help"}
+		like := cmd.SuggestionsFor(args[0])
+		if len(like) == 0 {
+			return err
 		}
-		return err
+		best := max(slices.IndexFunc(like, func(name string) bool { return strings.HasPrefix(name, args[0]) }), 0)
+		return withHint{err, cmd.CommandPath() + " " + like[best] + " --help"}
 	}
 }
 

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"net/url"
+	"strconv"
 	"text/tabwriter"
 	"time"
 
@@ -65,7 +66,7 @@ func modelShow(o *options) *cobra.Command {
 			out := screen{tabwriter.NewWriter(cmd.OutOrStdout(), 0, 4, 2, ' ', 0)}
 			printModels(out, []runtime.AliasStatus{m}, time.Now())
 			if m.Spec != nil {
-				out.line("context", "%d tokens a request, %d slots, %d threads (0: the engine's choice)", m.Spec.Context, m.Spec.Slots, m.Spec.Threads)
+				out.line("settings", "context %s, slots %s, threads %s", orChosen(m.Spec.Context), orChosen(m.Spec.Slots), orChosen(m.Spec.Threads))
 				for _, f := range m.Spec.Files {
 					out.line("file", "%s", f)
 				}
@@ -78,6 +79,14 @@ func modelShow(o *options) *cobra.Command {
 	}
 	jsonFlag(cmd, o)
 	return cmd
+}
+
+// orChosen writes a setting; 0 is left to the engine.
+func orChosen(n int) string {
+	if n == 0 {
+		return "by the engine"
+	}
+	return strconv.Itoa(n)
 }
 
 func modelLogs(o *options) *cobra.Command {

@@ -81,7 +81,9 @@ func checkModelFile(path string, first bool, n int) error {
 		}
 		return fmt.Errorf("a model in %d files: %w", n, model.ErrUnsupported)
 	}
-	if _, err := model.Inspect(f); err != nil {
+	if _, err := model.Inspect(f); errors.Is(err, gguf.ErrFormat) {
+		return fmt.Errorf("cannot publish %s: %w", path, err)
+	} else if err != nil {
 		return err
 	}
 	for i := range f.Tensors {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"text/tabwriter"
 
@@ -52,6 +53,8 @@ type checked struct {
 	Valid bool   `json:"valid"`
 	Name  string `json:"name,omitempty"`
 	Error string `json:"error,omitempty"`
+	// Problems are what a text that is no policy has wrong; empty when it is one whose probes fail.
+	Problems []policy.Problem `json:"problems,omitempty"`
 }
 
 func policyCheck() *cobra.Command {
@@ -66,6 +69,9 @@ func policyCheck() *cobra.Command {
 				c := checked{File: args[0], Valid: err == nil}
 				if err != nil {
 					c.Error = err.Error()
+					if refused := (*policy.Error)(nil); errors.As(err, &refused) {
+						c.Problems = refused.Problems
+					}
 				} else {
 					c.Name = p.Name()
 				}
@@ -94,10 +100,30 @@ func readPolicy(path string) (*policy.Policy, error) {
 	if err == nil {
 		err = p.Probe()
 	}
-	if err != nil {
+	var refused *policy.Error
+	switch {
+	case errors.As(err, &refused):
+		return nil, refusedPolicy{path, refused}
+	case err != nil:
 		return nil, fmt.Errorf("policy %s refused: %w", path, err)
 	}
 	return p, nil
+}
+
+// refusedPolicy writes problems as compilers do, a line each: editors can jump there.
+type refusedPolicy struct {
+	path  string
+	cause *policy.Error
+}
+
+func (e refusedPolicy) Unwrap() error { return e.cause }
+
+func (e refusedPolicy) Error() string {
+	lines := make([]string, len(e.cause.Problems))
+	for i, p := range e.cause.Problems {
+		lines[i] = fmt.Sprintf("%s:%s", e.path, p)
+	}
+	return "policy refused: " + strings.Join(lines, "\n  ")
 }
 
 // checkPolicyFiles keeps a fleet from publishing a policy that every device would refuse.
@@ -116,7 +142,7 @@ func policyExplain(o *options) *cobra.Command {
 	var labels []string
 	cmd := &cobra.Command{
 		Use: "explain [TEXT]", Short: "Say which rule would decide a request, and why, without running it",
-		Long:    "Say which rule of the policy in force would decide a request, without running it. The\ncaller is a running process (--pid) or described by --unit, --exe and --uid.",
+		Long:    "Say which rule of the policy in force would decide a request, without running it. The\ncaller is a running process (--pid), or described by --unit, --exe, --uid and --gid, or\nthis command itself.",
 		Example: `  bothy policy explain --unit web.service --model assistant "card 4111 1111 1111 1111"`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			q.Text, q.Ask.Labels = strings.Join(args, " "), labels
@@ -127,9 +153,15 @@ func policyExplain(o *options) *cobra.Command {
 				}
 				q.Text = text
 			}
-			if q.PID == 0 {
+			described := slices.ContainsFunc([]string{"unit", "exe", "uid", "gid"}, cmd.Flags().Changed)
+			switch {
+			case described && q.PID != 0:
+				return usageError{errors.New("describe the caller with either --pid or --unit, --exe, --uid and --gid")}
+			case described:
 				c.Unit, c.Exe = unit, exe
 				q.Caller = &c
+			case q.PID == 0:
+				q.PID = int32(os.Getpid()) // as `bothy chat` would be seen
 			}
 			q.Ask.Bytes = max(q.Ask.Bytes, len(q.Text))
 			var a agent.ExplainAnswer
