@@ -65,12 +65,8 @@ func (b *body) fields(c *cursor) error {
 			var n int
 			failed = errors.Join(failed, into(value, &n, key, "a whole number"))
 			b.output = max(b.output, n)
-		case "tools", "functions", "response_format":
-			// Schemas: their keys are names that somebody chose, their text is scanned like all other.
-		case "prompt", "input":
-			b.opaque = b.opaque || opaqueValue(value, true)
 		default:
-			b.opaque = b.opaque || opaqueKey(key, value) || opaqueValue(value, false)
+			b.opaque = b.opaque || opaqueField(key, value)
 		}
 	})
 	var bad *badRequest
@@ -88,37 +84,6 @@ func into(value []byte, to any, key, want string) error {
 		return &badRequest{fmt.Sprintf("the field %q must be %s", key, want), key}
 	}
 	return nil
-}
-
-// opaqueKeys name content that is not text here: media, files, and ids of what is stored elsewhere.
-var opaqueKeys = map[string]bool{
-	"image_url": true, "image": true, "input_image": true, "input_audio": true, "audio": true, "video": true, "video_url": true,
-	"file": true, "file_id": true, "file_url": true, "file_data": true, "input_file": true, "attachments": true,
-	"previous_response_id": true, "conversation": true,
-}
-
-func opaqueKey(key string, value []byte) bool {
-	return opaqueKeys[key] && string(value) != "null"
-}
-
-// opaqueValue looks for opaque keys anywhere in value; with numbers, any number in
-// an array counts too, because it is a token id.
-func opaqueValue(value []byte, numbers bool) bool {
-	switch value[0] {
-	case '{':
-		opaque := false
-		(&cursor{b: value}).members(func(key string, v []byte) {
-			opaque = opaque || opaqueKey(key, v) || opaqueValue(v, numbers)
-		})
-		return opaque
-	case '[':
-		opaque := false
-		(&cursor{b: value}).elements(func(v []byte) {
-			opaque = opaque || numbers && (v[0] == '-' || v[0] >= '0' && v[0] <= '9') || opaqueValue(v, numbers)
-		})
-		return opaque
-	}
-	return false
 }
 
 // Local gives the body as it came, or with a lower bound on the answer.
@@ -166,7 +131,7 @@ func (b *body) encode(model string, maxTokens int) []byte {
 			bounded = true
 			out = strconv.AppendInt(out, int64(bound(value, maxTokens)), 10)
 		default:
-			out = appendValue(out, value)
+			out = (&cursor{b: value}).encode(out)
 		}
 	})
 	if maxTokens > 0 && !bounded {
@@ -182,34 +147,4 @@ func bound(value []byte, limit int) int {
 		return limit
 	}
 	return min(n, limit)
-}
-
-func appendValue(out, value []byte) []byte {
-	switch value[0] {
-	case '{':
-		out = append(out, '{')
-		first := true
-		(&cursor{b: value}).members(func(key string, v []byte) {
-			if !first {
-				out = append(out, ',')
-			}
-			first = false
-			out = appendValue(append(appendString(out, key), ':'), v)
-		})
-		return append(out, '}')
-	case '[':
-		out = append(out, '[')
-		first := true
-		(&cursor{b: value}).elements(func(v []byte) {
-			if !first {
-				out = append(out, ',')
-			}
-			first = false
-			out = appendValue(out, v)
-		})
-		return append(out, ']')
-	case '"':
-		return appendString(out, decodeString(value))
-	}
-	return append(out, value...)
 }

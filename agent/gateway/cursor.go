@@ -18,36 +18,60 @@ func (c *cursor) space() {
 	}
 }
 
-// members calls each with the decoded key and the raw value of every member of the object at the cursor.
-func (c *cursor) members(each func(key string, value []byte)) {
+// enter calls each at the beginning of every member or element of the object or
+// array at the cursor; each passes it.
+func (c *cursor) enter(each func()) {
 	c.space()
-	c.i++ // {
-	for c.space(); c.b[c.i] != '}'; c.space() {
+	c.i++ // { or [
+	for c.space(); c.b[c.i] != '}' && c.b[c.i] != ']'; c.space() {
 		if c.b[c.i] == ',' {
 			c.i++
 			c.space()
 		}
-		key := decodeString(c.value())
-		c.space()
-		c.i++ // :
-		c.space()
-		each(key, c.value())
+		each()
 	}
 	c.i++
 }
 
-// elements calls each with the raw value of every element of the array at the cursor.
-func (c *cursor) elements(each func(value []byte)) {
+// colon moves from the end of a member's key to its value.
+func (c *cursor) colon() {
 	c.space()
-	c.i++ // [
-	for c.space(); c.b[c.i] != ']'; c.space() {
-		if c.b[c.i] == ',' {
-			c.i++
-			c.space()
-		}
-		each(c.value())
-	}
 	c.i++
+	c.space()
+}
+
+// members calls each with the decoded key and the raw value of every member of the object at the cursor.
+func (c *cursor) members(each func(key string, value []byte)) {
+	c.enter(func() {
+		key := decodeString(c.value())
+		c.colon()
+		each(key, c.value())
+	})
+}
+
+// encode appends the value at the cursor to out, every string from its decoded
+// form, numbers as they are, no spaces, and passes it.
+func (c *cursor) encode(out []byte) []byte {
+	begin := c.b[c.i]
+	if begin == '"' {
+		return appendString(out, decodeString(c.value()))
+	}
+	if begin != '{' && begin != '[' {
+		return append(out, c.value()...)
+	}
+	out = append(out, begin)
+	inside := len(out)
+	c.enter(func() {
+		if len(out) > inside {
+			out = append(out, ',')
+		}
+		if begin == '{' {
+			out = append(appendString(out, decodeString(c.value())), ':')
+			c.colon()
+		}
+		out = c.encode(out)
+	})
+	return append(out, begin+2) // '}' is '{'+2, ']' is '['+2
 }
 
 // value skips the value at the cursor and gives its bytes.
@@ -80,17 +104,21 @@ func (c *cursor) value() []byte {
 	return c.b[start:c.i]
 }
 
-// quoted moves to the closing quote of the string at the cursor.
+// quoted moves to the closing quote of the string at the cursor. It looks at each
+// byte a bounded number of times, however many escapes there are.
 func (c *cursor) quoted() {
-	for c.i++; ; c.i++ {
-		// Jump over plain text: prompts are long and escapes rare.
-		next := bytes.IndexByte(c.b[c.i:], '"')
-		if escape := bytes.IndexByte(c.b[c.i:c.i+next], '\\'); escape >= 0 {
-			c.i += escape + 1 // the escaped byte is passed by the loop
-			continue
+	quote := -1 // the next quotation mark, escaped or not
+	for c.i++; ; {
+		if quote < c.i {
+			// Jump over plain text: prompts are long.
+			quote = c.i + bytes.IndexByte(c.b[c.i:], '"')
 		}
-		c.i += next
-		return
+		escape := bytes.IndexByte(c.b[c.i:quote], '\\')
+		if escape < 0 {
+			c.i = quote
+			return
+		}
+		c.i += escape + 2
 	}
 }
 

@@ -153,6 +153,14 @@ func TestAmbiguousAndOpaqueBodiesStay(t *testing.T) {
 		`{"model":"mote","messages":[{"role":"user","content":[{"type":"input_audio","input_audio":{"data":"AAAA"}}]}]}`,
 		`{"model":"mote","prompt":[1,2,3]}`,
 		`{"model":"mote","messages":[],"previous_response_id":"r"}`,
+		`{"model":"mote","messages":[{"role":"user","content":[{"type":"image","source":{"type":"base64","media_type":"image/png","data":"AAAA"}}]}]}`,
+		`{"model":"mote","messages":[{"role":"user","content":[{"type":"audio_url","audio_url":{"url":"https://x/y.wav"}}]}]}`,
+		`{"model":"mote","messages":[{"role":"user","content":"x","images":["AAAA"]}]}`,
+		`{"model":"mote","messages":[{"role":"user","content":[{"type":"something new","data":"AAAA"}]}]}`,
+		`{"model":"mote","messages":[],"Prompt":[1,2,3]}`,
+		`{"model":"mote","messages":[],"prompt_token_ids":[1,2,3]}`,
+		`{"model":"mote","prompt":"","prompt_embeds":"AAAA"}`,
+		`{"model":"mote","messages":[],"Image_URL":"https://x/y.png"}`,
 	} {
 		if r := b.post(body); r.StatusCode != 200 || r.place() != "local" {
 			t.Errorf("%s: got %d at %q, want local", body, r.StatusCode, r.place())
@@ -161,13 +169,15 @@ func TestAmbiguousAndOpaqueBodiesStay(t *testing.T) {
 	for _, body := range []string{
 		`{"model":"mote","messages":[],"tools":[{"type":"function","function":{"name":"f","parameters":{"properties":{"file":{"type":"string"}}}}}]}`,
 		`{"model":"mote","prompt":["a","b"],"seed":1}`,
+		`{"model":"mote","messages":[{"role":"user","content":[{"type":"text","text":"x"}]},{"role":"assistant","content":null,"tool_calls":[{"id":"c","type":"function","function":{"name":"f","arguments":"{\"a\":[1]}"}}]}]}`,
+		`{"model":"mote","messages":[],"logit_bias":[[12,-100]],"stop":["a"],"tool_choice":{"type":"function","function":{"name":"f"}}}`,
 	} {
 		if r := b.post(body); r.place() != "there" {
 			t.Errorf("%s: got %q, want there", body, r.place())
 		}
 	}
-	if n := b.arrived.Load(); n != 2 {
-		t.Errorf("%d requests left, want 2", n)
+	if n := b.arrived.Load(); n != 4 {
+		t.Errorf("%d requests left, want 4", n)
 	}
 	b.setPolicy(cloudOnly)
 	if r := b.post(`{"model":"mote","a":1,"a":2}`); r.StatusCode != 403 {
