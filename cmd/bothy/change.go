@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"strings"
 	"text/tabwriter"
 	"time"
 
@@ -56,8 +57,12 @@ func changeList(o *options) *cobra.Command {
 	return cmd
 }
 
+// about is a change on one line. An error that begins with the subject is not told twice.
 func about(c updater.Change) string {
-	if c.Error != "" {
+	switch {
+	case strings.HasPrefix(c.Error, c.Summary):
+		return c.Error
+	case c.Error != "":
 		return c.Summary + ": " + c.Error
 	}
 	return c.Summary

@@ -140,7 +140,7 @@ func printPolicy(out screen, p agent.PolicyStatus) {
 	case len(p.Upstreams) == 0:
 		text += ", everything stays local"
 	default:
-		text += ", may use " + strings.Join(p.Upstreams, ", ")
+		text += ", upstreams " + strings.Join(p.Upstreams, ", ")
 	}
 	if p.Narrowed != "" {
 		text += ", narrowed by " + p.Narrowed
