@@ -11,7 +11,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"strings"
 	"text/tabwriter"
 	"time"
 
