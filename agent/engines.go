@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os/exec"
 	"reflect"
@@ -44,13 +45,10 @@ type engines struct {
 	kinds      map[string]runtime.Adapter
 	usual      string // kind of a release that names none
 	threads    int
-
-	mu      sync.Mutex
-	aliases map[uint64]string // generation -> alias, of candidates
 }
 
 func newEngines(s *runtime.Supervisor, kinds map[string]runtime.Adapter, usual string, threads int) *engines {
-	return &engines{supervisor: s, kinds: kinds, usual: usual, threads: threads, aliases: map[uint64]string{}}
+	return &engines{supervisor: s, kinds: kinds, usual: usual, threads: threads}
 }
 
 // spec is what a release becomes on this box.
@@ -78,44 +76,27 @@ func (e *engines) Prepare(ctx context.Context, alias string, doc release.Documen
 	if err != nil {
 		return 0, err
 	}
-	generation, err := e.supervisor.Prepare(ctx, spec)
-	if err != nil {
-		return 0, err
-	}
-	e.mu.Lock()
-	e.aliases[generation] = alias
-	e.mu.Unlock()
-	return generation, nil
+	return e.supervisor.Prepare(ctx, spec)
 }
 
 // Probe asks a candidate the release's questions.
 func (e *engines) Probe(ctx context.Context, generation uint64, checks []release.Check) error {
-	client, err := e.supervisor.Client(generation)
+	lease, err := e.supervisor.Inspect(generation)
 	if err != nil {
 		return err
 	}
-	e.mu.Lock()
-	alias := e.aliases[generation]
-	e.mu.Unlock()
-	return accept.Run(ctx, client, alias, checks)
+	defer lease.Done()
+	return accept.Run(ctx, lease.Client, lease.Alias, checks)
 }
 
 // Switch makes a candidate current; the old generation finishes what it has.
 func (e *engines) Switch(ctx context.Context, alias string, generation uint64) error {
-	e.forget(generation)
 	return e.supervisor.Switch(ctx, alias, generation)
 }
 
 // Discard ends a candidate. One that never was, or has ended, is nothing.
 func (e *engines) Discard(ctx context.Context, generation uint64) error {
-	e.forget(generation)
 	return e.supervisor.Discard(ctx, generation)
-}
-
-func (e *engines) forget(generation uint64) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	delete(e.aliases, generation)
 }
 
 // Restore makes doc what the alias runs, whatever runs now; nil runs nothing.
@@ -133,11 +114,19 @@ func (e *engines) Restore(ctx context.Context, alias string, doc *release.Docume
 	if e.runs(spec) {
 		return nil
 	}
+	// Right after a switch the predecessor still has requests: it is the way back that costs nothing.
+	if back, err := e.supervisor.Recall(ctx, spec); back || err != nil {
+		return err
+	}
 	generation, err := e.supervisor.Prepare(ctx, spec)
 	if err != nil {
 		return err
 	}
-	return e.supervisor.Switch(ctx, alias, generation)
+	if err := e.supervisor.Switch(ctx, alias, generation); err != nil {
+		// A candidate that stayed would refuse the next attempt.
+		return errors.Join(err, e.supervisor.Discard(context.WithoutCancel(ctx), generation))
+	}
+	return nil
 }
 
 // runs tells whether an alias has the spec already, in whatever state.

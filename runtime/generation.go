@@ -31,10 +31,11 @@ type generation struct {
 	leases atomic.Int64
 
 	// Owned by the owner's loop.
-	phase Phase
-	pid   int
-	ready time.Time
-	err   error // why it ended, with its last words
+	phase  Phase
+	pid    int
+	ready  time.Time
+	drains int   // how often it began to drain: a timer of an earlier time is void
+	err    error // why it ended, with its last words
 }
 
 func (g *generation) status() *GenerationStatus {

@@ -140,10 +140,11 @@ func fits(n Need, free, total uint64) error {
 		n, size(total), size(free), size(hostReserve))
 }
 
-// FitsHost is a Config.Fit that holds a spec's GGUF files against the host's free memory. Other formats pass.
+// FitsHost is a Config.Fit that holds a spec's GGUF file against the host's free memory. What cannot be sized passes:
+// other formats, and number formats that a newer engine may know.
 func FitsHost(spec Spec) error {
 	e, err := Estimate(spec.Files[0], spec.Context, spec.slots())
-	if errors.Is(err, gguf.ErrFormat) && !isGGUF(spec.Files[0]) {
+	if errors.Is(err, gguf.ErrType) || errors.Is(err, gguf.ErrFormat) && !isGGUF(spec.Files[0]) {
 		return nil // the engine knows what it takes
 	}
 	if err != nil {

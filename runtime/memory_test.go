@@ -1,6 +1,8 @@
 package runtime
 
 import (
+	"bytes"
+	"encoding/binary"
 	"math"
 	"os"
 	"path/filepath"
@@ -103,5 +105,23 @@ func TestEstimateOfAbsurdHeaders(t *testing.T) {
 		if _, err := Estimate(patched(t, model, key, 0), 0, 1); err != nil {
 			t.Errorf("%s of 0: got %v; the engine is the one to refuse the model", key, err)
 		}
+	}
+}
+
+// A release may come with a number format that only a newer llama-server reads.
+func TestFitsHostLetsUnknownNumberFormatsPass(t *testing.T) {
+	model, err := os.ReadFile(parts.Model(t, "mote-chat-q8_0.gguf"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	const name = "token_embd.weight"
+	at := bytes.Index(model, []byte(name)) + len(name) + 4 + 2*8 // its dimensions, then its type
+	binary.LittleEndian.PutUint32(model[at:], 18)                // IQ3_XXS
+	path := filepath.Join(t.TempDir(), "iq3.gguf")
+	if err := os.WriteFile(path, model, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := FitsHost(Spec{Files: []string{path}, Context: 512}); err != nil {
+		t.Errorf("got %v, want the engine to judge", err)
 	}
 }

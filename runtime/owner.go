@@ -76,15 +76,21 @@ func (o *owner) begin(spec Spec) (bool, error) {
 	return true, nil
 }
 
-// nominate starts a candidate, or returns nil while the predecessor still drains.
-func (o *owner) nominate(spec Spec) (*generation, error) {
+// vacant reports whether a candidate may be started: not while the predecessor drains or another candidate is stopping.
+func (o *owner) vacant() (bool, error) {
 	switch {
 	case o.closing:
-		return nil, ErrClosed
+		return false, ErrClosed
 	case o.candidate != nil && o.candidate.phase != PhaseStopping:
-		return nil, fmt.Errorf("generation %d is being prepared already", o.candidate.number)
-	case o.candidate != nil || o.draining != nil:
-		return nil, nil
+		return false, fmt.Errorf("generation %d is being prepared already", o.candidate.number)
+	}
+	return o.candidate == nil && o.draining == nil, nil
+}
+
+// nominate starts a candidate, or returns nil while there is no place for one.
+func (o *owner) nominate(spec Spec) (*generation, error) {
+	if ok, err := o.vacant(); !ok {
+		return nil, err
 	}
 	g, err := o.launch(spec)
 	if err != nil {
@@ -106,23 +112,47 @@ func (o *owner) switchTo(gen uint64) error {
 	if g.phase != PhaseReady {
 		return fmt.Errorf("this generation is %s", g.phase)
 	}
-	o.disarm()
+	o.candidate = nil
+	o.promote(g)
+	return nil
+}
+
+// recall makes the predecessor current again if it runs spec and still drains; what was current drains in its place.
+func (o *owner) recall(spec Spec) bool {
+	g := o.draining
+	if o.closing || g == nil || g.phase != PhaseDraining || !g.spec.equal(spec) {
+		return false
+	}
+	g.phase, o.draining = PhaseReady, nil
+	o.promote(g)
+	return true
+}
+
+// promote makes a ready generation current, with a clean slate; the one before finishes its requests.
+func (o *owner) promote(g *generation) {
 	old := o.current
-	o.current, o.candidate, o.spec = g, nil, &g.spec
+	o.disarm()
+	o.current, o.spec = g, &g.spec
 	o.failed, o.failures, o.lastErr = nil, 0, nil
 	o.crashes.clear()
-	o.log.Info("switched engine", "generation", gen, "release", g.spec.Release, "before", numberOf(old))
+	o.log.Info("switched engine", "generation", g.number, "release", g.spec.Release, "before", numberOf(old))
 	if old != nil {
-		o.draining = old
-		old.phase = PhaseDraining
-		if old.leases.Load() == 0 {
-			o.end(old)
-		} else {
-			time.AfterFunc(o.cfg.DrainTimeout, func() { o.post(func() { o.drainElapsed(old) }) })
-		}
+		o.drain(old)
 	}
 	o.notify()
-	return nil
+}
+
+// drain lets a generation finish its requests, within the limit, and then ends it.
+func (o *owner) drain(old *generation) {
+	o.draining = old
+	old.phase = PhaseDraining
+	old.drains++
+	if old.leases.Load() == 0 {
+		o.end(old)
+		return
+	}
+	n := old.drains
+	time.AfterFunc(o.cfg.DrainTimeout, func() { o.post(func() { o.drainElapsed(old, n) }) })
 }
 
 // discard ends a candidate and reports whether it is gone.
@@ -171,12 +201,15 @@ func (o *owner) lease() (*Lease, error) {
 	case o.current == nil || o.current.phase != PhaseReady:
 		return nil, nil
 	}
-	g := o.current
+	return o.leaseOf(o.current), nil
+}
+
+func (o *owner) leaseOf(g *generation) *Lease {
 	g.leases.Add(1)
 	return &Lease{
 		Generation: g.number, Alias: o.alias, Release: g.spec.Release, Engine: g.spec.Engine,
 		Client: g.client, URL: engineURL, done: func() { o.post(func() { o.returned(g) }) },
-	}, nil
+	}
 }
 
 // returned is the event of a lease given back.
@@ -186,9 +219,9 @@ func (o *owner) returned(g *generation) {
 	}
 }
 
-// drainElapsed is the event of the drain limit.
-func (o *owner) drainElapsed(g *generation) {
-	if o.draining != g || g.phase != PhaseDraining {
+// drainElapsed is the event of the limit of a generation's n-th drain.
+func (o *owner) drainElapsed(g *generation, n int) {
+	if o.draining != g || g.phase != PhaseDraining || g.drains != n {
 		return
 	}
 	o.log.Warn("ending an engine that still has requests", "generation", g.number, "requests", g.leases.Load(), "after", o.cfg.DrainTimeout)
@@ -308,12 +341,12 @@ func (o *owner) disarm() {
 // launch makes a generation and its runner. A new number even for the same spec: events of the old one must not match.
 func (o *owner) launch(spec Spec) (*generation, error) {
 	number := o.cfg.NextGeneration()
-	dir, socket, err := o.sup.dirFor(number)
+	dir, socket := socketPath(o.cfg.Dir, number)
+	command, err := o.cfg.Adapters[spec.Engine].Command(spec, socket)
 	if err != nil {
 		return nil, err
 	}
-	command, err := o.cfg.Adapters[spec.Engine].Command(spec, socket)
-	if err != nil {
+	if err := o.sup.makeDir(dir, socket); err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithCancel(context.Background())

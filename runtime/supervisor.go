@@ -30,7 +30,6 @@ import (
 	"io"
 	"log/slog"
 	"math/rand/v2"
-	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -162,6 +161,10 @@ func (s *Supervisor) Prepare(ctx context.Context, spec Spec) (uint64, error) {
 	if err != nil {
 		return fail(err)
 	}
+	// What still drains holds memory, so room is judged when it has gone.
+	if err := o.until(ctx, o.vacant); err != nil {
+		return fail(err)
+	}
 	if s.cfg.Fit != nil {
 		if err := s.cfg.Fit(spec); err != nil {
 			return fail(err)
@@ -197,6 +200,20 @@ func (s *Supervisor) Switch(ctx context.Context, alias string, gen uint64) error
 		return fmt.Errorf("cannot switch model %q to generation %d: %w", alias, gen, err)
 	}
 	return nil
+}
+
+// Recall makes the predecessor that still drains current again, at once and without a load, if it runs spec; what
+// was current drains instead. It reports whether it did: otherwise Prepare and Switch are the way back.
+func (s *Supervisor) Recall(ctx context.Context, spec Spec) (bool, error) {
+	o := s.find(spec.Alias)
+	if o == nil {
+		return false, nil
+	}
+	var done bool
+	if err := o.call(ctx, func() { done = o.recall(spec) }); err != nil {
+		return false, fmt.Errorf("cannot recall %s for model %q: %w", spec.label(), spec.Alias, err)
+	}
+	return done, nil
 }
 
 // Discard ends a candidate and waits until its process is gone. A generation that never was, or has ended, is nothing.
@@ -253,18 +270,19 @@ func (s *Supervisor) Acquire(ctx context.Context, alias string) (*Lease, error) 
 	return l, nil
 }
 
-// Client is an HTTP client for the engine of one living generation, whatever host its URLs name: acceptance
-// checks use it on a candidate. It is valid until that generation ends.
-func (s *Supervisor) Client(gen uint64) (*http.Client, error) {
+// Inspect returns a lease on one living generation, current or not: acceptance checks use it on a candidate. While it
+// is held the engine counts as busy, so that a long check is not taken for a hang. Discard ends the generation all
+// the same. The caller must call Done.
+func (s *Supervisor) Inspect(gen uint64) (*Lease, error) {
 	for _, o := range s.all() {
-		var c *http.Client
+		var l *Lease
 		o.look(func() {
 			if g := o.living(gen); g != nil {
-				c = g.client
+				l = o.leaseOf(g)
 			}
 		})
-		if c != nil {
-			return c, nil
+		if l != nil {
+			return l, nil
 		}
 	}
 	return nil, fmt.Errorf("cannot reach generation %d: it does not run", gen)
@@ -370,20 +388,19 @@ func (s *Supervisor) all() []*owner {
 	return list
 }
 
-// dirFor makes the private folder of a generation and returns its socket's path.
-func (s *Supervisor) dirFor(gen uint64) (dir, socket string, err error) {
-	dir, socket = socketPath(s.cfg.Dir, gen)
+// makeDir makes the private folder of a generation, in which its socket will lie.
+func (s *Supervisor) makeDir(dir, socket string) error {
 	if err := checkSocketPath(socket); err != nil {
-		return "", "", err
+		return err
 	}
 	if err := os.MkdirAll(s.cfg.Dir, 0o755); err != nil {
-		return "", "", fmt.Errorf("cannot make the engines' folder: %w", err)
+		return fmt.Errorf("cannot make the engines' folder: %w", err)
 	}
 	if err := os.RemoveAll(dir); err != nil {
-		return "", "", fmt.Errorf("cannot clear the engine's folder: %w", err)
+		return fmt.Errorf("cannot clear the engine's folder: %w", err)
 	}
 	if err := os.Mkdir(dir, 0o700); err != nil {
-		return "", "", fmt.Errorf("cannot make the engine's folder: %w", err)
+		return fmt.Errorf("cannot make the engine's folder: %w", err)
 	}
-	return dir, socket, nil
+	return nil
 }

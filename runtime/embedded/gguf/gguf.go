@@ -182,6 +182,7 @@ func (f *File) place(r *reader, offsets []uint64) error {
 	if len(f.Tensors) > 0 && start > size {
 		return fmt.Errorf("%w: it ends at byte %d, before the tensor data at %d", ErrFormat, size, start)
 	}
+	total := uint64(0)
 	for i := range f.Tensors {
 		t := &f.Tensors[i]
 		n, err := t.bytes(size)
@@ -194,6 +195,10 @@ func (f *File) place(r *reader, offsets []uint64) error {
 		}
 		if off > size-start || n > size-start-off {
 			return fmt.Errorf("%w: tensor %q needs %d bytes at %d, the file has %d: it is truncated or damaged", ErrFormat, t.Name, n, start+off, size)
+		}
+		// Readers take copies of tensors: overlapping ones would let a small file ask for any amount of memory.
+		if total += n; total > size-start {
+			return fmt.Errorf("%w: its tensors overlap: the first %d claim %d bytes, the file has %d", ErrFormat, i+1, total, size-start)
 		}
 		t.Data = r.b[start+off : start+off+n : start+off+n]
 		if f.byName[t.Name] != nil {

@@ -136,6 +136,7 @@ func TestBadFilesAreRefusedWithThePlace(t *testing.T) {
 		"no dimensions":       {one().tensor("t", gguf.F32, 0).data(64), "has 0 dimensions"},
 		"five dimensions":     {one().tensor("t", gguf.F32, 0, 1, 1, 1, 1, 1).data(64), "has 5 dimensions"},
 		"empty dimension":     {one().tensor("t", gguf.F32, 0, 0, 4).data(64), "claims the shape"},
+		"overlapping tensors": {build().head(2, 0).tensor("a", gguf.F32, 0, 8).tensor("b", gguf.F32, 0, 8).data(32), "the first 2 claim 64 bytes, the file has 32"},
 		"shape overflows":     {one().tensor("t", gguf.F32, 0, 1<<33, 1<<33).data(64), "claims the shape"},
 		"offset overflows":    {one().tensor("t", gguf.F32, math.MaxUint64-31, 8).data(64), "truncated"},
 		"offset crooked":      {one().tensor("t", gguf.F32, 4, 8).data(64), "not a multiple of 32"},
