@@ -19,6 +19,7 @@ const (
 	keepOpen     = 16          // files and indexes at once
 	keepVerdicts = 4096        // devices and digests
 	allowLife    = time.Second // a device that loses a digest loses it within this
+	openLife     = time.Second // a file that was mended in the folder is served within this
 )
 
 // object is something that ranges are read from.
@@ -26,6 +27,7 @@ type object struct {
 	id   [16]byte
 	size int64
 	r    io.ReaderAt
+	when time.Time // it was opened, where it is kept
 }
 
 // objects opens what requests name, and keeps the latest open. Owned by the transmit loop.
@@ -73,12 +75,19 @@ func (o *objects) open(device string, q wire.Request) (object, uint16) {
 	if q.Kind == wire.KindIndex {
 		key, load = digest+".index", o.index
 	}
-	if have, ok := o.opened[key]; ok {
+	have, kept := o.opened[key]
+	if kept && o.now().Sub(have.when) < openLife {
 		return have, wire.CodeOK
 	}
 	x, err := load(digest)
 	if err != nil {
 		return object{}, codeOf(err)
+	}
+	x.when = o.now()
+	if kept {
+		o.drop(key)
+		o.opened[key] = x
+		return x, wire.CodeOK
 	}
 	if len(o.order) >= keepOpen {
 		o.drop(o.order[0])
