@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/bothy-edge/bothy/internal/parts"
 	"github.com/bothy-edge/bothy/updater"
@@ -128,8 +129,15 @@ func spoiledFile(s site) {
 	s.answers("mote@2")
 	// Adding the same file again heals the blob; its own release is not assigned.
 	s.must("fleet", "add", s.fleet.Dir(), "--model", "mote", model)
-	s.must("change", "resume", fmt.Sprint(c.ID))
-	s.ended(s.changeAfter(last), updater.Committed, "", doc.ID())
+	s.eventually("the change ends", func() error {
+		<-time.After(500 * time.Millisecond)        // the depot looks at a file again after a second
+		s.run("change", "resume", fmt.Sprint(c.ID)) // refused while it is under way
+		if c = read[updater.Change](s.world, "change", "show", fmt.Sprint(c.ID)); !c.State.Ended() {
+			return fmt.Errorf("it is %s: %s", c.State, c.Error)
+		}
+		return nil
+	})
+	s.ended(c, updater.Committed, "", doc.ID())
 }
 
 // spoiledIndex: what was signed and what the depot has can never agree, so the change fails.
