@@ -146,8 +146,9 @@ func (l *Log) Depart(ctx context.Context, r Record) error {
 	}
 }
 
-// remember stamps the record and keeps it for Recent. Call with mu held.
+// remember stamps and bounds the record and keeps it for Recent. Call with mu held.
 func (l *Log) remember(r *Record) {
+	r.clip()
 	r.Time = l.opts.Now().UTC()
 	if len(l.recent) < remembered {
 		l.recent = append(l.recent, *r)

@@ -331,3 +331,17 @@ func BenchmarkRecord(b *testing.B) {
 		l.Record(Record{Event: Finished, Request: "0123456789", Model: "m", Place: "local", Reason: "preferred"})
 	}
 }
+
+// Whatever a client or a policy names, the line that records it can be read back.
+func TestLongNamesAreCut(t *testing.T) {
+	dir := t.TempDir()
+	l, _ := open(t, Options{Dir: dir})
+	long := strings.Repeat("\x01", 200<<10)
+	if err := l.Depart(t.Context(), Record{Request: "a", Model: long, Release: long, Unit: long, Container: long, Exe: long, Rule: long}); err != nil {
+		t.Fatal(err)
+	}
+	depart(t, l, "b")
+	if ids, _ := requests(t, dir); len(ids) != 2 {
+		t.Errorf("got %v, want a and b", ids)
+	}
+}

@@ -50,6 +50,14 @@ type Record struct {
 	Prev string `json:"prev"`           // SHA-256 of the line before, without its newline, in hex
 }
 
+// clip bounds what clients and policies name, in bytes, so that a line is shorter
+// than maxLine even where every byte is escaped as six.
+func (r *Record) clip() {
+	for field, most := range map[*string]int{&r.Model: 512, &r.Release: 512, &r.Unit: 512, &r.Container: 512, &r.Exe: 4096, &r.Rule: 2048} {
+		*field = (*field)[:min(len(*field), most)]
+	}
+}
+
 // Head names the end of the chain: what a fleet keeps to prove that nothing was cut off.
 type Head struct {
 	Seq  uint64 `json:"seq"`

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/bothy-edge/bothy/agent/audit"
 	"github.com/bothy-edge/bothy/agent/router"
 )
 
@@ -251,5 +252,20 @@ func TestUnattestedConnectionStaysLocal(t *testing.T) {
 	resp.Body.Close()
 	if resp.StatusCode != 200 || resp.Header.Get("X-Bothy-Place") != "local" || b.arrived.Load() != 0 {
 		t.Errorf("got %d at %q: a caller that nobody attests must stay here", resp.StatusCode, resp.Header.Get("X-Bothy-Place"))
+	}
+}
+
+// Names go into records, and a record has a line of bounded length.
+func TestModelNameIsBounded(t *testing.T) {
+	b := newBox(t, localFirst)
+	if r := b.post(`{"model":"` + strings.Repeat("m", 100<<10) + `"}`); r.StatusCode != 400 || len(r.body) > 1000 {
+		t.Errorf("got %d and %d bytes, want a short 400", r.StatusCode, len(r.body))
+	}
+	b.post(hello)
+	if err := b.audit.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if head, err := audit.Verify(b.dir+"/audit", nil); err != nil {
+		t.Errorf("the log does not verify after record %d: %v", head.Seq, err)
 	}
 }

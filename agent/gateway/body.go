@@ -10,6 +10,9 @@ import (
 	"github.com/bothy-edge/bothy/agent/policy/detect"
 )
 
+// maxModel bounds the name of a model, in bytes: it goes into records and messages.
+const maxModel = 256
+
 // body is a request's body and what was found in it. It satisfies router.Body.
 type body struct {
 	raw       []byte
@@ -48,6 +51,9 @@ func parse(raw []byte) (*body, error) {
 	}
 	if b.model == "" {
 		return nil, &badRequest{"the request names no model", "model"}
+	}
+	if len(b.model) > maxModel {
+		return nil, &badRequest{fmt.Sprintf("the model's name is longer than %d bytes", maxModel), "model"}
 	}
 	return b, nil
 }

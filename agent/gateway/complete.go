@@ -78,10 +78,11 @@ func (x *exchange) prepare(r *http.Request, raw []byte, to route, id string) *pr
 	ask := policy.Ask{Model: b.model, API: to.api, Kinds: b.kinds, Opaque: b.opaque, Bytes: len(raw)}
 	// Two readers of an ambiguous body may see two requests; an engine here is the only one that matters then.
 	ask.OnlyLocal = b.ambiguous || !x.peer.known
-	if v := r.Header.Get(headerPlace); v == string(policy.Local) {
+	for _, v := range r.Header.Values(headerPlace) {
+		if v != string(policy.Local) {
+			return &problem{status: http.StatusBadRequest, code: "invalid_header", message: "the header x-bothy-place can only be \"local\"", param: "x-bothy-place"}
+		}
 		ask.OnlyLocal = true
-	} else if v != "" {
-		return &problem{status: http.StatusBadRequest, code: "invalid_header", message: "the header x-bothy-place can only be \"local\"", param: "x-bothy-place"}
 	}
 	for _, v := range r.Header.Values(headerClass) {
 		for label := range strings.SplitSeq(v, ",") {
@@ -133,6 +134,8 @@ func (x *exchange) send() {
 	set(h, headerRelease, a.Release)
 	x.status = a.Status
 	if whole, ok := a.Whole(); ok {
+		// A client that does not read must not keep the engine.
+		http.NewResponseController(x.w).SetWriteDeadline(time.Now().Add(x.g.writeTimeout))
 		h["Content-Length"] = []string{strconv.Itoa(len(whole))}
 		x.w.WriteHeader(a.Status)
 		n, _ := x.w.Write(whole)
@@ -159,7 +162,7 @@ func (x *exchange) stream() {
 			return
 		}
 		if now := time.Now(); now.Sub(armed) > time.Second {
-			control.SetWriteDeadline(now.Add(writeTimeout))
+			control.SetWriteDeadline(now.Add(x.g.writeTimeout))
 			armed = now
 		}
 		n, err := x.w.Write(chunk)

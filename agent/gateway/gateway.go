@@ -20,8 +20,7 @@ const (
 	DefaultMaxBody     = 32 << 20
 	DefaultBodyTimeout = 30 * time.Second
 	// buffered is how many largest bodies may be in memory at once.
-	buffered     = 8
-	writeTimeout = time.Minute // for one chunk; a client that reads slower is gone
+	buffered = 8
 )
 
 // Config is what a Gateway works with. Router and Models are required.
@@ -49,9 +48,10 @@ type ModelInfo struct {
 
 // Gateway is the handler of the API socket.
 type Gateway struct {
-	config   Config
-	stats    *stats
-	inMemory atomic.Int64 // bytes of bodies being held
+	config       Config
+	stats        *stats
+	writeTimeout time.Duration // of one chunk; a client that reads slower is gone
+	inMemory     atomic.Int64  // bytes of bodies being held
 }
 
 // New makes a gateway.
@@ -68,7 +68,7 @@ func New(c Config) *Gateway {
 	if c.Now == nil {
 		c.Now = time.Now
 	}
-	return &Gateway{config: c, stats: newStats(c.Now)}
+	return &Gateway{config: c, stats: newStats(c.Now), writeTimeout: time.Minute}
 }
 
 // route is one path of the API.

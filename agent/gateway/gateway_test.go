@@ -136,6 +136,9 @@ func TestHeadersNarrowOnly(t *testing.T) {
 			t.Errorf("%v: got %d %s, want local", h, r.StatusCode, r.place())
 		}
 	}
+	if r := b.post(hello, "X-Bothy-Place", "", "X-Bothy-Place", "local"); r.StatusCode == 200 && r.place() != "local" {
+		t.Errorf("an empty header before it hid x-bothy-place: got %s", r.place())
+	}
 	if r := b.post(card, "X-Bothy-Class", "public"); r.place() != "local" {
 		t.Errorf("a label widened: %s", r.place())
 	}
