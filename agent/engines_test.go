@@ -144,3 +144,28 @@ func TestRestoreStartsWhatIsAbsentAndLeavesWhatRuns(t *testing.T) {
 		t.Errorf("got phase %s after restoring nothing, want absent", got)
 	}
 }
+
+func TestRestoreRecallsWhatStillAnswers(t *testing.T) {
+	kinds, _ := adapters(EngineConfig{}, parts.Bothy(t))
+	s := runtime.New(runtime.Config{Dir: parts.SocketDir(t), Adapters: kinds})
+	defer s.Close(t.Context())
+	e := newEngines(s, kinds, engineEmbedded, 1)
+	model := []string{parts.Model(t, "mote-chat-q8_0.gguf")}
+	restore := func(version uint64) {
+		t.Helper()
+		if err := e.Restore(t.Context(), "m", &release.Document{Name: "mote", Version: version}, model); err != nil {
+			t.Fatal(err)
+		}
+	}
+	restore(1)
+	lease, err := s.Acquire(t.Context(), "m") // a long answer, which would hold up a third engine for ten minutes
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lease.Done()
+	restore(2)
+	restore(1)
+	if got := s.State("m"); got.Generation != lease.Generation || got.Release != "mote@1" {
+		t.Errorf("got %s in generation %d, want mote@1 in generation %d again", got.Release, got.Generation, lease.Generation)
+	}
+}

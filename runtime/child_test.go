@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"errors"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -152,8 +153,24 @@ func TestGrandchildThatHoldsThePipeIsKilled(t *testing.T) {
 	eventually(t, "end of the grandchild", func() bool { return !alive(grandchild) })
 }
 
+// The last line of defence: an agent that dies closes the pipe, whatever else it could not do.
 func TestTetherEndsTheEngine(t *testing.T) {
-	p, _ := launchFake(t, "stubborn", "--tether")
+	dir := parts.SocketDir(t)
+	o := Order{Dir: dir, Socket: filepath.Join(dir, "e.sock"), Output: io.Discard}
+	spec := Spec{Alias: "m", Files: []string{parts.Model(t, "mote-chat-q8_0.gguf")}}
+	var err error
+	if o.Command, err = (Embedded{Exe: parts.Bothy(t)}).Command(spec, o.Socket); err != nil {
+		t.Fatal(err)
+	}
+	c := NewChildren()
+	defer c.Close()
+	p, err := c.Launch(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := parts.WaitDial("unix", o.Socket, 20*time.Second); err != nil {
+		t.Fatal(err)
+	}
 	p.(*child).tether.Close()
 	select {
 	case <-p.Done():

@@ -6,7 +6,6 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"log/slog"
 	"net"
 	"net/http"
 	"os"
@@ -17,8 +16,6 @@ import (
 	"syscall"
 	"testing"
 	"time"
-
-	"github.com/bothy-edge/bothy/runtime/embedded/serve"
 )
 
 // roleVar makes a re-executed test binary something else than a test: "engine" (the fake engine) or "agent" (a
@@ -32,8 +29,6 @@ func TestMain(m *testing.M) {
 	switch os.Getenv(roleVar) {
 	case "engine":
 		os.Exit(fakeEngine(os.Getenv(modeVar)))
-	case "serve":
-		os.Exit(realEngine())
 	case "agent":
 		os.Exit(fakeAgent())
 	case "idle":
@@ -54,39 +49,6 @@ func testExe(tb testing.TB) string {
 		tb.Fatal(err)
 	}
 	return exe
-}
-
-// realEngine is what `bothy engine serve` does.
-func realEngine() int {
-	var c serve.Config
-	fs := flag.NewFlagSet("serve", flag.ContinueOnError)
-	listen := fs.String("listen", "", "")
-	fs.StringVar(&c.Model, "model", "", "")
-	fs.StringVar(&c.Alias, "alias", "", "")
-	fs.IntVar(&c.Context, "context", 0, "")
-	fs.IntVar(&c.Slots, "slots", 0, "")
-	fs.IntVar(&c.Threads, "threads", 0, "")
-	fs.Bool("tether", false, "")
-	if len(os.Args) < 3 || fs.Parse(os.Args[3:]) != nil {
-		return 2
-	}
-	c.Log = slog.New(slog.NewTextHandler(os.Stderr, nil))
-	l, err := net.Listen("unix", strings.TrimPrefix(*listen, "unix:"))
-	if err != nil {
-		fmt.Println(err)
-		return 1
-	}
-	ctx, cancel := signal.NotifyContext(context.Background(), syscall.SIGTERM)
-	defer cancel()
-	s, err := serve.New(c)
-	if err == nil {
-		err = s.Serve(ctx, l)
-	}
-	if err != nil {
-		fmt.Println(err)
-		return 1
-	}
-	return 0
 }
 
 func fakeEngine(mode string) int {

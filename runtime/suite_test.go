@@ -46,10 +46,9 @@ func subjects(t *testing.T) map[string]subject {
 			endless: map[string]any{"ignore_eos": true}, says: "listening",
 		},
 		"embedded": {
-			adapter: Embedded{Exe: testExe(t), Env: []string{roleVar + "=serve"}}, spec: long,
+			adapter: Embedded{Exe: parts.Bothy(t)}, spec: long,
 			endless: endless, says: "model loaded",
 		},
-		"embedded command line": {adapter: Embedded{Exe: testExe(t), Env: fakeEnv("slow")}, spec: spec, says: "listening"},
 		"template": {
 			adapter: Template{
 				Path: testExe(t), Env: fakeEnv("slow"),
