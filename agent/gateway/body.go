@@ -19,6 +19,7 @@ type body struct {
 	model     string
 	stream    bool
 	output    int  // most tokens that the request asks for; 0: it does not say
+	unbounded bool // some bound is none, or one that not every place knows
 	opaque    bool // holds content that no detector can read
 	ambiguous bool // some object has a key twice, so two readers may see two requests
 	kinds     []detect.Kind
@@ -67,10 +68,11 @@ func (b *body) fields(c *cursor) error {
 			failed = errors.Join(failed, into(value, &b.model, key, "a string"))
 		case "stream":
 			failed = errors.Join(failed, into(value, &b.stream, key, "true or false"))
-		case "max_tokens", "max_completion_tokens":
+		case "max_tokens", "max_completion_tokens", "n_predict":
 			var n int
 			failed = errors.Join(failed, into(value, &n, key, "a whole number"))
 			b.output = max(b.output, n)
+			b.unbounded = b.unbounded || n <= 0 || key == "n_predict"
 		default:
 			b.opaque = b.opaque || opaqueField(key, value)
 		}
@@ -94,7 +96,7 @@ func into(value []byte, to any, key, want string) error {
 
 // Local gives the body as it came, or with a lower bound on the answer.
 func (b *body) Local(maxTokens int) ([]byte, error) {
-	if maxTokens <= 0 || b.output > 0 && b.output <= maxTokens {
+	if maxTokens <= 0 || b.output > 0 && b.output <= maxTokens && !b.unbounded {
 		return b.raw, nil
 	}
 	return b.encode(b.model, maxTokens), nil
@@ -133,8 +135,9 @@ func (b *body) encode(model string, maxTokens int) []byte {
 		switch {
 		case key == "model":
 			out = appendString(out, model)
-		case maxTokens > 0 && (key == "max_tokens" || key == "max_completion_tokens"):
-			bounded = true
+		case maxTokens > 0 && (key == "max_tokens" || key == "max_completion_tokens" || key == "n_predict"):
+			// llama-server prefers its own n_predict; other places do not know it.
+			bounded = bounded || key != "n_predict"
 			out = strconv.AppendInt(out, int64(bound(value, maxTokens)), 10)
 		default:
 			out = (&cursor{b: value}).encode(out)

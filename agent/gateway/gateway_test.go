@@ -208,11 +208,14 @@ func TestPolicyBoundsTheAnswer(t *testing.T) {
 		})
 	})
 	for in, want := range map[string]string{
-		`{"model":"mote"}`:                                 `{"model":"mote","max_tokens":9}`,
-		`{"model":"mote","max_tokens":100}`:                `{"model":"mote","max_tokens":9}`,
-		`{"max_completion_tokens":100,"model":"mote"}`:     `{"max_completion_tokens":9,"model":"mote"}`,
-		`{"model":"mote", "max_tokens":5}`:                 `{"model":"mote", "max_tokens":5}`,
-		`{"model":"mote","max_tokens":-1,"x":["a\u00e9"]}`: `{"model":"mote","max_tokens":9,"x":["aé"]}`,
+		`{"model":"mote"}`:                                           `{"model":"mote","max_tokens":9}`,
+		`{"model":"mote","max_tokens":100}`:                          `{"model":"mote","max_tokens":9}`,
+		`{"max_completion_tokens":100,"model":"mote"}`:               `{"max_completion_tokens":9,"model":"mote"}`,
+		`{"model":"mote", "max_tokens":5}`:                           `{"model":"mote", "max_tokens":5}`,
+		`{"model":"mote","max_tokens":5,"n_predict":100}`:            `{"model":"mote","max_tokens":5,"n_predict":9}`,
+		`{"model":"mote","n_predict":5}`:                             `{"model":"mote","n_predict":5,"max_tokens":9}`,
+		`{"max_tokens":5,"max_completion_tokens":-1,"model":"mote"}`: `{"max_tokens":5,"max_completion_tokens":9,"model":"mote"}`,
+		`{"model":"mote","max_tokens":-1,"x":["a\u00e9"]}`:           `{"model":"mote","max_tokens":9,"x":["aé"]}`,
 	} {
 		if b.post(in); got != want {
 			t.Errorf("%s: got %s, want %s", in, got, want)
