@@ -220,6 +220,9 @@ func (f fetcher) Have(file release.File) (string, bool) {
 	return f.store.Path(file.SHA256), f.store.Has(file.SHA256)
 }
 
+// Takes is how many bytes of disk a fetch of the file would still take.
+func (f fetcher) Takes(file release.File) int64 { return max(0, file.Size-f.store.Taken(file.SHA256)) }
+
 // Keep removes every artifact that is not named.
 func (f fetcher) Keep(ctx context.Context, files []release.File) error {
 	wanted := map[string]bool{}

@@ -116,8 +116,18 @@ func (u *Updater) collect(ctx context.Context) {
 	for _, d := range u.running.Narrowing {
 		files = append(files, d.Files...)
 	}
+	if u.change != nil {
+		files = append(files, filesOf(u.change.Want)...)
+	}
 	fetcher := u.cfg.Fetcher
 	u.work(ctx, actCollect, func(ctx context.Context) (uint64, error) { return 0, fetcher.Keep(ctx, files) })
+}
+
+// wantsSpace says that a change waits for room and what an earlier one left may
+// give it: a superseded fetch has taken the space of its whole file.
+func (u *Updater) wantsSpace() bool {
+	short := u.change.Reason == reasonNoSpace || u.change.Reason == reasonFit
+	return short && u.collectDue && u.offers.heard
 }
 
 func (u *Updater) collected(err error) error {

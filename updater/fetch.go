@@ -16,9 +16,7 @@ import (
 func (s scene) preflight(ctx context.Context) (uint64, error) {
 	var need int64
 	for _, f := range filesOf(s.want) {
-		if _, ok := s.fetcher.Have(f); !ok {
-			need += f.Size
-		}
+		need += s.fetcher.Takes(f)
 	}
 	return 0, s.cfg.Preflight(ctx, s.want, need)
 }
@@ -153,11 +151,17 @@ func because(code string, err error) func(*Change) {
 	return func(c *Change) { c.Code, c.Error = code, err.Error() }
 }
 
-// filesOf lists the artifacts of a want.
+// filesOf lists the artifacts of a want, each once: two aliases may share a model.
 func filesOf(want release.Want) []release.File {
 	var files []release.File
+	seen := map[string]bool{}
 	for _, d := range want.Documents() {
-		files = append(files, d.Files...)
+		for _, f := range d.Files {
+			if !seen[f.SHA256] {
+				files = append(files, f)
+			}
+			seen[f.SHA256] = true
+		}
 	}
 	return files
 }

@@ -145,6 +145,10 @@ func (u *Updater) next(ctx context.Context) (idle bool, err error) {
 		if u.change.Reason == reasonOperator {
 			return true, nil
 		}
+		if u.wantsSpace() {
+			u.collect(ctx)
+			return false, nil
+		}
 		u.tries++
 		u.arm(u.backoff(u.tries))
 	case Verified:

@@ -47,6 +47,9 @@ type Fetcher interface {
 	Fetch(ctx context.Context, f release.File, progress func(content.Progress)) (path string, err error)
 	// Have answers the path of a file that lies here whole and verified.
 	Have(f release.File) (path string, ok bool)
+	// Takes answers how many bytes of disk a fetch of it would still take: none
+	// for one that lies here, and what a fetch that began has taken does not count again.
+	Takes(f release.File) int64
 	// Keep removes every artifact but these.
 	Keep(ctx context.Context, files []release.File) error
 }
@@ -96,7 +99,7 @@ type Config struct {
 	Policies Policies
 
 	// Preflight says why a want cannot be installed here (memory, versions);
-	// need is the number of bytes still to fetch. An error that wraps ErrWait
+	// need is the number of bytes of disk that its fetch still takes. An error that wraps ErrWait
 	// is asked again later, any other ends the change. Nil allows all.
 	Preflight func(ctx context.Context, want release.Want, need int64) error
 	// Healthy is asked every WatchEvery during the watch; an error undoes the change. Nil is healthy.

@@ -323,6 +323,55 @@ func TestPreflightWaitsOrEnds(t *testing.T) {
 	})
 }
 
+// A fetch takes the space of its whole file when it begins. Were that counted
+// again after a pause, a model of more than half the free disk would never come.
+func TestSpaceThatAFetchHasTakenIsNotAskedForTwice(t *testing.T) {
+	const room = int64(len("mote@1") + len("plant@1"))
+	inBubble(t, func(w *world, a *agent) {
+		w.breakAct("fetch mote@1", errBroken)
+		w.assign(1, "chat=mote@1 embed=mote@1 policy=plant@1")
+		a.Offer()
+		expect(t, "reason", a.reaches(Paused).Reason, reasonNetwork)
+		w.mu.Lock()
+		w.taken = map[string]int64{"mote@1": int64(len("mote@1"))}
+		w.mu.Unlock()
+		w.mend()
+		expect(t, "end", a.ended(1).State, Committed)
+	}, func(c *Config) {
+		c.Preflight = func(_ context.Context, _ release.Want, need int64) error {
+			w := c.Fetcher.(*world)
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			if free := room - w.taken["mote@1"]; need > free {
+				return fmt.Errorf("%d bytes free, %d needed: %w", free, need, ErrWait)
+			}
+			return nil
+		}
+	})
+}
+
+func TestWhatASupersededFetchLeftGivesWay(t *testing.T) {
+	inBubble(t, func(w *world, a *agent) {
+		a.brings(1, before)
+		w.breakAct("fetch mote@2", content.ErrNoSpace)
+		w.assign(2, after)
+		a.Offer()
+		a.reaches(Paused)
+		kept := w.did("keep")
+		w.breakAct("fetch mote@3", content.ErrNoSpace)
+		w.assign(3, "chat=mote@3")
+		if err := a.Check(context.Background()); err != nil {
+			t.Fatal(err)
+		}
+		expect(t, "new", a.reaches(Paused).ID, 3)
+		<-time.After(time.Minute)
+		expect(t, "collected while it waits", w.did("keep")-kept, 1)
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		expect(t, "kept", fmt.Sprint(w.kept), "[mote@1 mote@3 old@1 plant@1]")
+	})
+}
+
 func TestNewerWantSupersedesOneThatHasNotSwitched(t *testing.T) {
 	inBubble(t, func(w *world, a *agent) {
 		a.brings(1, before)

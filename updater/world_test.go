@@ -40,6 +40,7 @@ type world struct {
 	refusal    error
 	remote     map[string][]byte
 	kept       []string
+	taken      map[string]int64 // path -> bytes that a fetch has taken of the disk
 	marked     []string
 	// broken names acts that fail, and how; it is asked under mu.
 	broken func(act string) error
@@ -198,6 +199,15 @@ func (w *world) Fetch(ctx context.Context, f release.File, progress func(content
 func (w *world) Have(f release.File) (string, bool) {
 	_, err := os.Stat(w.blob(f))
 	return w.blob(f), err == nil
+}
+
+func (w *world) Takes(f release.File) int64 {
+	if _, ok := w.Have(f); ok {
+		return 0
+	}
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return f.Size - w.taken[f.Path]
 }
 
 func (w *world) Keep(ctx context.Context, files []release.File) error {

@@ -185,6 +185,21 @@ func (s *Store) Free() (int64, error) {
 	return int64(st.Bavail) * st.Bsize, nil
 }
 
+// Taken is how many bytes of disk a file has: all of it, or what a fetch took when it began.
+func (s *Store) Taken(digest string) int64 {
+	if !validDigest(digest) {
+		return 0
+	}
+	var st unix.Stat_t
+	if unix.Stat(s.Path(digest), &st) == nil {
+		return st.Size
+	}
+	if unix.Stat(s.partial(digest, partExt), &st) == nil {
+		return min(st.Size, st.Blocks*512)
+	}
+	return 0
+}
+
 // Remove deletes a file, its index and whatever a fetch of it left. Removing
 // what is not there is fine; what is being fetched is refused.
 func (s *Store) Remove(digest string) error {

@@ -114,6 +114,24 @@ func TestVerifyFindsAChangedFile(t *testing.T) {
 	}
 }
 
+func TestFetchTakesItsSpaceWhenItBegins(t *testing.T) {
+	b := noise(1, 4*BlockSize)
+	f, x := fileOf(b)
+	s := openAt(t, interrupted(t, f, b, x, 1))
+	if got := s.Taken(f.SHA256); got != f.Size {
+		t.Errorf("an interrupted fetch: got %d bytes, want %d", got, f.Size)
+	}
+	if _, err := s.Fetch(t.Context(), f, []Source{&memory{data: b, index: x}}, nil); err != nil {
+		t.Fatal(err)
+	}
+	other, _ := fileOf(noise(2, 10))
+	for digest, want := range map[string]int64{f.SHA256: f.Size, other.SHA256: 0, "../lock": 0} {
+		if got := s.Taken(digest); got != want {
+			t.Errorf("%.12s: got %d bytes, want %d", digest, got, want)
+		}
+	}
+}
+
 func TestDigestIsWorkedOnByOneCall(t *testing.T) {
 	s := openStore(t)
 	want := noise(1, 2*BlockSize)
