@@ -53,6 +53,9 @@ func (b *box) adminHandler() http.Handler {
 		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
 			r.Body = http.MaxBytesReader(w, r.Body, maxOrder)
 			v, err := a(r)
+			if errors.Is(err, context.Canceled) { // the client has left and reads nothing, or we are about to
+				err = problem{http.StatusServiceUnavailable, errors.New("the agent is stopping"), "ask again when it is back"}
+			}
 			if err != nil {
 				writeProblem(w, err)
 				return

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log"
 	"log/slog"
 	"net"
 	"net/http"
@@ -88,9 +89,11 @@ func closeAll(listeners map[string]net.Listener) {
 // serve runs every loop of the box until ctx ends or one of them fails.
 func (b *box) serve(ctx context.Context, listeners map[string]net.Listener) error {
 	loops, stop := context.WithCancel(context.WithoutCancel(ctx))
-	defer stop()
 	failed := make(chan error, 8) // one result of each loop
 	var running sync.WaitGroup
+	// Whatever the loops use is closed only after they have ended.
+	defer running.Wait()
+	defer stop()
 	start := func(name string, run func(context.Context) error) {
 		running.Go(func() {
 			if err := run(loops); err != nil && loops.Err() == nil {
@@ -110,6 +113,7 @@ func (b *box) serve(ctx context.Context, listeners map[string]net.Listener) erro
 	case err := <-failed:
 		return err
 	case <-ctx.Done():
+		return nil
 	}
 	servers := b.servers()
 	for name, s := range servers {
@@ -127,8 +131,6 @@ func (b *box) serve(ctx context.Context, listeners map[string]net.Listener) erro
 	}
 	b.notify.Stopping()
 	b.drain(servers)
-	stop()
-	running.Wait()
 	return err
 }
 
@@ -142,12 +144,23 @@ func ignoreClosed(err error) error {
 // servers are the HTTP servers by the name of their socket.
 func (b *box) servers() map[string]*http.Server {
 	quiet := slog.NewLogLogger(b.log.Handler(), slog.LevelDebug)
-	admin := b.adminHandler()
 	return map[string]*http.Server{
 		"api":     gateway.NewServer(b.gateway, b.log),
-		"admin":   {Handler: admin, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, ErrorLog: quiet},
-		"metrics": {Handler: b.metrics(), ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, ErrorLog: quiet},
+		"admin":   operatorServer(b.adminHandler(), quiet),
+		"metrics": operatorServer(b.metrics(), quiet),
 	}
+}
+
+// operatorServer is a server whose requests end when it shuts down: one that waits
+// for a change would otherwise hold up the stop for as long as it may.
+func operatorServer(h http.Handler, quiet *log.Logger) *http.Server {
+	ctx, cancel := context.WithCancel(context.Background())
+	s := &http.Server{
+		Handler: h, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, ErrorLog: quiet,
+		BaseContext: func(net.Listener) context.Context { return ctx },
+	}
+	s.RegisterOnShutdown(cancel)
+	return s
 }
 
 // drain lets the answers that run finish, within the limit.
