@@ -97,15 +97,16 @@ func (o *Outbox) Waiting() (n int, err error) {
 }
 
 // Run sends what waits, oldest first, whenever there is a connection, until ctx
-// ends; it returns an error only if the store fails.
+// ends, and returns nil then. A store that cannot be read or written now is
+// tried again: a full disk must not cost the link to the fleet.
 func (o *Outbox) Run(ctx context.Context) error {
 	for {
 		changed := o.session.Changed()
 		if o.session.Connected() {
 			err := o.drain(ctx)
-			var lost *sendError
+			var lost *sendError // the session tells of those
 			if err != nil && ctx.Err() == nil && !errors.As(err, &lost) {
-				return err
+				o.session.cfg.Log.Error("events wait: the store fails", "error", err)
 			}
 		}
 		t := time.NewTimer(outboxRetry)

@@ -3,6 +3,8 @@ package mqtt
 import (
 	"encoding/json"
 	"path/filepath"
+	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -85,6 +87,48 @@ func TestOutboxKeepsEventsUntilTheBrokerHasThem(t *testing.T) {
 		case <-end:
 			t.Fatalf("%d events still wait", n)
 		case <-time.After(10 * time.Millisecond):
+		}
+	}
+}
+
+func TestOutboxOutlivesAStoreThatCannotBeWritten(t *testing.T) {
+	b := parts.Mosquitto(t)
+	topics := wire.Topics{Tenant: "acme", Device: "box1"}
+	var full atomic.Bool
+	path := filepath.Join(t.TempDir(), "state.db")
+	db, _, err := store.Open(bounded(t), store.Options{Path: path, Fault: func(op string) error {
+		if op == "commit" && full.Load() {
+			return syscall.ENOSPC
+		}
+		return nil
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { db.Close() })
+	in := make(chan Message, 64)
+	cfg := quick(b.URL, "box1")
+	cfg.Subscriptions = []Subscription{{Filter: topics.Event(), QoS: 1, Handle: Into(in)}}
+	s, _ := start(t, cfg)
+	mustConnect(t, s)
+	o := NewOutbox(db, s, topics, sealed, time.Now)
+	if _, err := o.Add("change", map[string]int{"n": 0}); err != nil {
+		t.Fatal(err)
+	}
+	full.Store(true) // it is sent, and cannot be struck off
+	run(t, o.Run)
+	wantEvent(t, in, 1, 0)
+	full.Store(false)
+	if _, err := o.Add("change", map[string]int{"n": 1}); err != nil {
+		t.Fatal(err)
+	}
+	for m := range in { // the first comes again, as often as it was tried
+		var e Event
+		if err := json.Unmarshal(m.Payload[len("sealed "):], &e); err != nil {
+			t.Fatal(err)
+		}
+		if e.Seq == 2 {
+			break
 		}
 	}
 }
