@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -8,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -141,5 +143,128 @@ func TestEveryRouteIsDocumented(t *testing.T) {
 	slices.Sort(told)
 	if !slices.Equal(have, told) || len(have) < 10 {
 		t.Errorf("docs/json.md lists the routes %q, the admin socket has %q", told, have)
+	}
+}
+
+func TestEveryConfigurationKeyIsDocumented(t *testing.T) {
+	var keys []string
+	var walk func(prefix string, typ reflect.Type)
+	walk = func(prefix string, typ reflect.Type) {
+		for i := range typ.NumField() {
+			f := typ.Field(i)
+			name := prefix + f.Tag.Get("yaml")
+			switch f.Type.Kind() {
+			case reflect.Struct:
+				walk(name+".", f.Type)
+			case reflect.Map:
+				walk(name+".NAME.", f.Type.Elem())
+			default:
+				keys = append(keys, name)
+			}
+		}
+	}
+	walk("", reflect.TypeFor[agent.Config]())
+	doc := readDoc(t, "docs/config.md")
+	var told []string
+	for _, row := range regexp.MustCompile("(?m)^\\| `([a-z_.A-Z]+)` \\| .+ \\| .+ \\|$").FindAllStringSubmatch(doc, -1) {
+		told = append(told, row[1])
+	}
+	slices.Sort(keys)
+	slices.Sort(told)
+	if !slices.Equal(keys, told) {
+		t.Errorf("docs/config.md describes\n%q, the configuration has\n%q", told, keys)
+	}
+}
+
+// example is the first fenced YAML block of a text.
+func example(t *testing.T, doc string) string {
+	t.Helper()
+	_, rest, ok := strings.Cut(doc, "```yaml\n")
+	text, _, closed := strings.Cut(rest, "```")
+	if !ok || !closed {
+		t.Fatal("there is no YAML block")
+	}
+	return text
+}
+
+func TestExampleConfigurationIsValid(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "bothy.yaml")
+	if err := os.WriteFile(path, []byte(example(t, readDoc(t, "docs/config.md"))), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c, err := agent.LoadConfig(path, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.API.Group != "bothy" || c.Upstreams["burst-key"].KeyFile == "" || c.Upstreams["lab-key"].Credential == "" || len(c.Engines.Command.Args) == 0 {
+		t.Errorf("got %+v, want what the example says", c)
+	}
+}
+
+func TestDocumentedDefaultsHold(t *testing.T) {
+	t.Setenv("STATE_DIRECTORY", "")
+	t.Setenv("RUNTIME_DIRECTORY", "")
+	c, err := agent.LoadConfig(filepath.Join(t.TempDir(), "none.yaml"), false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	doc := readDoc(t, "docs/config.md")
+	for key, value := range map[string]string{
+		"api.max_body":           fmt.Sprintf("%dMiB", c.API.MaxBody>>20),
+		"engines.command.health": c.Engines.Command.Health,
+		"updates.watch":          time.Duration(c.Updates.Watch).String(),
+		"log.level":              c.Log.Level,
+		"log.format":             c.Log.Format,
+	} {
+		if !strings.Contains(doc, "| `"+key+"` | `"+value+"` |") {
+			t.Errorf("docs/config.md does not give %s as the default of %s", value, key)
+		}
+	}
+}
+
+func TestEveryFindingIsDocumented(t *testing.T) {
+	src := readDoc(t, "agent/findings.go")
+	var ids []string
+	for _, m := range regexp.MustCompile(`\{"([a-z-]+)", Health`).FindAllStringSubmatch(src, -1) {
+		ids = append(ids, m[1])
+	}
+	if strings.Contains(src, `"update-" + u.State`) {
+		for _, s := range []updater.State{updater.Refused, updater.Undone, updater.Failed} {
+			ids = append(ids, "update-"+string(s))
+		}
+	}
+	doc := readDoc(t, "docs/operations.md")
+	var told []string
+	for _, m := range regexp.MustCompile("(?m)^\\| `([a-z-]+)` \\| (?:warning|critical)").FindAllStringSubmatch(doc, -1) {
+		told = append(told, m[1])
+	}
+	slices.Sort(ids)
+	slices.Sort(told)
+	if !slices.Equal(ids, told) || len(ids) < 10 {
+		t.Errorf("docs/operations.md describes the findings\n%q, the agent has\n%q", told, ids)
+	}
+}
+
+// TestReadmesCommandsExist keeps what people paste from rotting.
+func TestReadmesCommandsExist(t *testing.T) {
+	n := 0
+	for _, path := range []string{"README.md", "docs/json.md", "docs/config.md", "docs/operations.md", "docs/policy.md"} {
+		for _, m := range regexp.MustCompile("(?m)(?:^|`)bothy ([a-z][^`\n#|]*)").FindAllStringSubmatch(readDoc(t, path), -1) {
+			words := strings.Fields(m[1])
+			cmd, _, err := newRoot().Find(words)
+			if err != nil || !cmd.HasParent() {
+				t.Errorf("%s: there is no command `bothy %s`", path, m[1])
+				continue
+			}
+			n++
+			for _, w := range words {
+				if name, ok := strings.CutPrefix(strings.Trim(w, "[]"), "--"); ok && cmd.Flag(name) == nil && cmd.InheritedFlags().Lookup(name) == nil && name != "help" {
+					t.Errorf("%s: `bothy %s` has no flag --%s", path, m[1], name)
+				}
+			}
+		}
+	}
+	if n < 30 {
+		t.Errorf("looked at %d commands, want more", n)
 	}
 }
