@@ -62,9 +62,9 @@ func (s *Server) chatCompletions(e *engine, w http.ResponseWriter, r *http.Reque
 	if err != nil {
 		return err
 	}
-	ids, err := e.tokens.Encode(text, true, true)
+	ids, err := e.encode("messages", text)
 	if err != nil {
-		return invalid("messages", "%v", err)
+		return err
 	}
 	j, err := e.job(&req.generation, ids)
 	if err != nil {
@@ -142,11 +142,7 @@ func (s *Server) completions(e *engine, w http.ResponseWriter, r *http.Request) 
 
 func (e *engine) promptTokens(p prompt) ([]int32, error) {
 	if p.tokens == nil {
-		ids, err := e.tokens.Encode(p.text, true, true)
-		if err != nil {
-			return nil, invalid("prompt", "%v", err)
-		}
-		return ids, nil
+		return e.encode("prompt", p.text)
 	}
 	for _, id := range p.tokens {
 		if id < 0 || int(id) >= e.about.Vocab {
@@ -156,6 +152,25 @@ func (e *engine) promptTokens(p prompt) ([]int32, error) {
 	return p.tokens, nil
 }
 
+// encode tokenizes the text of a prompt. Tokenizing takes some eighty bytes a byte, so a text that cannot fit is
+// refused before.
+func (e *engine) encode(param, text string) ([]int32, error) {
+	if n := e.tokens.Fewest(len(text)); n > e.about.Context {
+		return nil, e.tooLong(n)
+	}
+	ids, err := e.tokens.Encode(text, true, true)
+	if err != nil {
+		return nil, invalid(param, "%v", err)
+	}
+	return ids, nil
+}
+
+func (e *engine) tooLong(tokens int) error {
+	return &apiError{Status: http.StatusBadRequest, Type: "invalid_request_error", Code: "context_length_exceeded",
+		Message:      "the prompt does not fit the context: shorten it or start the engine with a larger context",
+		PromptTokens: tokens, Context: e.about.Context}
+}
+
 // job checks that the prompt fits and makes its job.
 func (e *engine) job(g *generation, ids []int32) (*job, error) {
 	room := e.about.Context - len(ids)
@@ -163,9 +178,7 @@ func (e *engine) job(g *generation, ids []int32) (*job, error) {
 	case len(ids) == 0:
 		return nil, invalid("prompt", "the prompt has no tokens")
 	case room < 1:
-		return nil, &apiError{Status: http.StatusBadRequest, Type: "invalid_request_error", Code: "context_length_exceeded",
-			Message:      "the prompt does not fit the context: shorten it or start the engine with a larger context",
-			PromptTokens: len(ids), Context: e.about.Context}
+		return nil, e.tooLong(len(ids))
 	}
 	j, err := g.job(room)
 	if err != nil {

@@ -73,6 +73,33 @@ func TestBadRequestsAreRefusedInWords(t *testing.T) {
 	}
 }
 
+// What a text that cannot fit costs is bounded by reading it, not by tokenizing it.
+func TestHopelessPromptIsRefusedBeforeItIsTokenized(t *testing.T) {
+	r := start(t, Config{Slots: 1, Context: 64})
+	huge := strings.Repeat("a ", 9<<20) // over token.MaxText, which Encode refuses with other words
+	for path, body := range map[string]object{
+		"/v1/completions":      {"prompt": huge},
+		"/v1/chat/completions": ask(huge),
+	} {
+		code, raw := post(t, r.url+path, body)
+		got := decode[completion](t, raw)
+		if code != 400 || got.Error == nil || got.Error.Code != "context_length_exceeded" {
+			t.Errorf("%s: got %d %.200s, want context_length_exceeded", path, code, raw)
+		}
+	}
+}
+
+func TestTooManyBiasesAreRefused(t *testing.T) {
+	r := start(t, Config{Slots: 1, Context: 64})
+	biases := object{}
+	for i := range maxBiases + 1 {
+		biases[fmt.Sprint(i)] = 1
+	}
+	if code, raw := post(t, r.url+"/v1/chat/completions", ask("x", object{"logit_bias": biases})); code != 400 || !strings.Contains(string(raw), "at most 4096") {
+		t.Errorf("got %d %.200s, want a refusal of %d biases", code, raw, len(biases))
+	}
+}
+
 func TestEverythingAnswers503WhileTheModelLoads(t *testing.T) {
 	s, err := New(Config{Model: "x.gguf"})
 	if err != nil {

@@ -13,6 +13,7 @@ const (
 	maxStops       = 16
 	maxStopBytes   = 1 << 10
 	maxTopLogprobs = 20
+	maxBiases      = 4096 // each is looked at for every token of the answer
 )
 
 // generation is the part of a request that both completion endpoints share.
@@ -113,6 +114,9 @@ func (g *generation) params() (sample.Params, error) {
 		p.Seed = uint64(*g.Seed)
 	} else {
 		p.Seed = rand.Uint64() // none asked for; -1 is llama-server's word for that
+	}
+	if len(g.LogitBias) > maxBiases {
+		return p, invalid("logit_bias", "logit_bias has %d entries, want at most %d", len(g.LogitBias), maxBiases)
 	}
 	for key, bias := range g.LogitBias {
 		id, err := strconv.ParseInt(key, 10, 32)

@@ -190,3 +190,19 @@ func BenchmarkEncode(b *testing.B) {
 		})
 	}
 }
+
+func TestFewestIsNeverMoreThanEncodeGives(t *testing.T) {
+	tok := load(t, parts.Model(t, "mote-chat-q8_0.gguf"))
+	for _, text := range []string{"", "a", strings.Repeat("<|im_start|>", 50), strings.Repeat("Paris the ", 200), "日本語 \x00\xff"} {
+		ids, err := tok.Encode(text, false, true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if n := tok.Fewest(len(text)); n > len(ids) {
+			t.Errorf("%.20q: at least %d tokens, but Encode gave %d", text, n, len(ids))
+		}
+	}
+	if n := tok.Fewest(1 << 20); n < 10_000 {
+		t.Errorf("got at least %d tokens for 1 MiB, want a bound that is of use", n)
+	}
+}

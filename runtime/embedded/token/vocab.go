@@ -43,6 +43,7 @@ type vocab struct {
 	addBOS, addEOS bool
 	eog            map[int32]bool
 	stripRight     map[int32]bool // special tokens that eat the white space after them
+	longest        int            // bytes of the longest token
 }
 
 // BOS is the token that begins a text, -1 where the vocabulary has none.
@@ -56,6 +57,14 @@ func (v *vocab) AddBOS() bool { return v.addBOS && v.bos >= 0 }
 
 // Len is the number of tokens in the vocabulary.
 func (v *vocab) Len() int { return len(v.texts) }
+
+// Fewest is a number of tokens that a text of n bytes has at least, told without encoding it. 0 says nothing.
+func (v *vocab) Fewest(n int) int {
+	if len(v.stripRight) > 0 {
+		return 0 // white space that a special token eats costs none
+	}
+	return n / v.longest
+}
 
 // EOG says whether id ends an answer: end of text, of turn, or of message.
 func (v *vocab) EOG(id int32) bool { return v.eog[id] }
@@ -140,9 +149,10 @@ func (v *vocab) read(m gguf.Meta) error {
 	if !has {
 		v.scores = make([]float64, n)
 	}
-	v.ids = make(map[string]int32, n)
+	v.ids, v.longest = make(map[string]int32, n), 1
 	for i, text := range v.texts {
-		v.ids[text] = int32(i)
+		// As the vocabulary writes it, which is never shorter than what it stands for.
+		v.ids[text], v.longest = int32(i), max(v.longest, len(text))
 	}
 	return nil
 }
