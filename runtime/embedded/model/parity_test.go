@@ -14,6 +14,7 @@ import (
 
 	"github.com/bothy-edge/bothy/internal/parts"
 	"github.com/bothy-edge/bothy/runtime/embedded/gguf"
+	"github.com/bothy-edge/bothy/runtime/embedded/internal/reference"
 	"github.com/bothy-edge/bothy/runtime/embedded/model"
 	"github.com/bothy-edge/bothy/runtime/embedded/sample"
 )
@@ -169,7 +170,7 @@ func compare(t *testing.T, path string, mote bool) {
 // comparison runs texts through both engines and keeps count.
 type comparison struct {
 	model       *model.Model
-	server      *llama
+	server      *reference.Server
 	equal, ties int
 	worst       float64
 }
@@ -178,10 +179,10 @@ type comparison struct {
 // candidates are closer than tie.
 func (c *comparison) run(t *testing.T, text string, tie float64) {
 	t.Helper()
-	prompt := c.server.tokens(t, text)
+	prompt := promptOf(t, c.server, text)
 	c.model.Truncate(0, 0)
 	logits := forward(t, c.model, prompt...)
-	for i, step := range c.server.greedy(t, prompt, answerTokens) {
+	for i, step := range greedyOf(t, c.server, prompt, answerTokens) {
 		got := sample.New(sample.Params{}).Next(logits)
 		c.worst = max(c.worst, difference(logits, step))
 		if got.Token != step.ID {
