@@ -152,7 +152,7 @@ func answered(code uint16) error {
 	case wire.CodeForbidden:
 		return ErrForbidden
 	case wire.CodeRange:
-		return fmt.Errorf("the depot refuses the range: %w", ErrMismatch)
+		return fmt.Errorf("the depot refuses the range: %w", ErrCorrupt)
 	}
 	return fmt.Errorf("the depot could not read it (code %d)", code)
 }

@@ -35,10 +35,13 @@ type Progress struct {
 }
 
 var (
-	// ErrCorrupt is the cause when a source was dropped for wrong blocks.
-	ErrCorrupt = errors.New("wrong blocks")
-	// ErrMismatch is the cause when a file of right blocks is not the file that
-	// was signed, or an index is not the one signed. Trying again does not help.
+	// ErrCorrupt is the cause when a source gave an index or blocks that are not
+	// the ones signed. Anybody on the way can do that; another source, or the
+	// same one later, may have the right ones.
+	ErrCorrupt = errors.New("the source has something else under this name")
+	// ErrMismatch is the cause when what was signed contradicts itself: a file of
+	// right blocks, or an index with the right digest, is not of the file.
+	// Trying again does not help.
 	ErrMismatch = errors.New("content differs from what was signed")
 )
 
@@ -158,7 +161,7 @@ func (r *fetch) loadIndex(ctx context.Context) error {
 
 func (r *fetch) useIndex(b []byte) error {
 	if sum := sha256.Sum256(b); hex.EncodeToString(sum[:]) != r.file.IndexSHA256 {
-		return fmt.Errorf("index has digest %x: %w", sum[:6], ErrMismatch)
+		return fmt.Errorf("index has digest %x: %w", sum[:6], ErrCorrupt)
 	}
 	x, err := ParseIndex(b)
 	if err != nil {
@@ -322,7 +325,7 @@ func (r *fetch) drain(ctx context.Context, src Source, w *writer) error {
 		err := src.Blocks(ctx, r.file, r.missing(), w)
 		w.flush()
 		if w.wrong() >= maxStrikes {
-			return fmt.Errorf("dropped after %d: %w", w.wrong(), ErrCorrupt)
+			return fmt.Errorf("dropped after %d wrong blocks: %w", w.wrong(), ErrCorrupt)
 		}
 		if err != nil || w.wrong() == before || len(r.missing()) == 0 {
 			return err

@@ -133,8 +133,8 @@ func TestIndexThatWasNotSignedIsRefused(t *testing.T) {
 	f, x := fileOf(want)
 	_, other := fileOf(noise(2, 2*BlockSize))
 	_, err := openStore(t).Fetch(t.Context(), f, []Source{&memory{data: want, index: other}}, nil)
-	if !errors.Is(err, ErrMismatch) {
-		t.Errorf("got %v, want %v", err, ErrMismatch)
+	if !errors.Is(err, ErrCorrupt) || errors.Is(err, ErrMismatch) {
+		t.Errorf("got %v, want %v: whoever is on the way must not end a want for ever", err, ErrCorrupt)
 	}
 	s := openStore(t)
 	if _, err := s.Fetch(t.Context(), f, []Source{&memory{data: want, index: other}, &memory{data: want, index: x}}, nil); err != nil {

@@ -144,7 +144,7 @@ func (a *assembly) take(b []byte) (bool, error) {
 		return false, err
 	}
 	if f.Total > uint64(a.limit) {
-		return false, fmt.Errorf("it has %d bytes, the limit is %d: %w", f.Total, a.limit, ErrMismatch)
+		return false, fmt.Errorf("it has %d bytes, the limit is %d: %w", f.Total, a.limit, ErrCorrupt)
 	}
 	if a.known && (f.ID != a.id || f.Total != uint64(len(a.data))) {
 		a.reset() // it was replaced between two frames: begin again with the new one

@@ -264,7 +264,7 @@ func TestEverythingOutstandingIsAskedAgainOnANewConnectionOrDepot(t *testing.T) 
 }
 
 func TestRefusalEndsAPullAtOnce(t *testing.T) {
-	for code, want := range map[uint16]error{wire.CodeForbidden: ErrForbidden, wire.CodeNotFound: ErrNotFound, wire.CodeRange: ErrMismatch} {
+	for code, want := range map[uint16]error{wire.CodeForbidden: ErrForbidden, wire.CodeNotFound: ErrNotFound, wire.CodeRange: ErrCorrupt} {
 		synctest.Test(t, func(t *testing.T) {
 			data := noise(1, BlockSize)
 			p := newPath(data, 50e6, time.Millisecond)
@@ -327,8 +327,8 @@ func TestEndlessObjectIsRefusedByItsAnnouncedSize(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPath(nil, 50e6, time.Millisecond)
 		p.kind = make([]byte, 100_001)
-		if _, err := p.depot().Metadata(t.Context(), "catalog", "timestamp.json", 100_000); !errors.Is(err, ErrMismatch) {
-			t.Errorf("got %v, want %v", err, ErrMismatch)
+		if _, err := p.depot().Metadata(t.Context(), "catalog", "timestamp.json", 100_000); !errors.Is(err, ErrCorrupt) {
+			t.Errorf("got %v, want %v", err, ErrCorrupt)
 		}
 		if _, err := p.depot().Index(t.Context(), release.File{SHA256: "xx"}); err == nil {
 			t.Error("an index without a digest was asked for")

@@ -93,7 +93,7 @@ func (w *writer) Deliver(k Block, data []byte) error {
 		return err
 	}
 	if w.wrong() >= maxStrikes {
-		return fmt.Errorf("%d of them: %w", w.wrong(), ErrCorrupt)
+		return fmt.Errorf("%d wrong blocks: %w", w.wrong(), ErrCorrupt)
 	}
 	w.items <- item{block: k, data: data}
 	return nil

@@ -111,12 +111,12 @@ func anotherDevices(s site) {
 
 // spoiledFile: a wrong block of a depot never reaches the file.
 func spoiledFile(s site) {
-	s.spoiled("mote-chat-f32.gguf", func(sha256 string) { fleettest.SpoilBlob(s.t, s.fleet, sha256) })
+	s.spoiled("mote-chat-f32.gguf", "mote@2", func(sha256 string) { fleettest.SpoilBlob(s.t, s.fleet, sha256) })
 }
 
 // spoiledIndex: nor does a file that a wrong list of blocks describes.
 func spoiledIndex(s site) {
-	s.spoiled("mote-256-f16.gguf", func(sha256 string) {
+	s.spoiled("mote-256-f16.gguf", "mote@4", func(sha256 string) {
 		path := filepath.Join(s.fleet.Dir(), "blobs", sha256+".index")
 		raw, err := os.ReadFile(path)
 		if err == nil {
@@ -131,13 +131,13 @@ func spoiledIndex(s site) {
 
 // spoiled assigns a model that the depot then has spoiled. The change says so
 // and waits, what ran goes on running; the mended depot ends it.
-func (s site) spoiled(file string, spoil func(sha256 string)) {
+func (s site) spoiled(file, runs string, spoil func(sha256 string)) {
 	s.t.Helper()
 	model := parts.Model(s.t, file)
 	doc := strict[release.Document](s.t, s.must("fleet", "add", s.fleet.Dir(), "--model", "mote", model, "--json"))
 	s.must("fleet", "sign", s.fleet.Dir())
 	spoil(doc.Files[0].SHA256)
-	last, runs := s.lastChange(), fmt.Sprintf("mote@%d", doc.Version-1)
+	last := s.lastChange()
 	s.assign("mote=" + doc.ID())
 	var c updater.Change
 	s.eventually("the change waits for a better source", func() error {
@@ -151,8 +151,15 @@ func (s site) spoiled(file string, spoil func(sha256 string)) {
 	s.answers(runs)
 	// Adding the same file again heals the blob; its own release is not assigned.
 	s.must("fleet", "add", s.fleet.Dir(), "--model", "mote", model)
-	s.must("change", "resume", fmt.Sprint(c.ID))
-	s.ended(s.changeAfter(last), updater.Committed, "", doc.ID())
+	s.eventually("the change ends", func() error {
+		<-time.After(500 * time.Millisecond)        // the depot looks at a file again after a second
+		s.run("change", "resume", fmt.Sprint(c.ID)) // refused while it is under way
+		if c = read[updater.Change](s.world, "change", "show", fmt.Sprint(c.ID)); !c.State.Ended() {
+			return fmt.Errorf("it is %s: %s", c.State, c.Error)
+		}
+		return nil
+	})
+	s.ended(c, updater.Committed, "", doc.ID())
 }
 
 func spoiledRelease(s site) {
@@ -162,5 +169,5 @@ func spoiledRelease(s site) {
 		s.assign("mote=" + doc.ID())
 		fleettest.SpoilDocument(s.t, s.fleet, doc)
 	})
-	s.ended(c, updater.Refused, "mismatch", "mote@4")
+	s.ended(c, updater.Refused, "mismatch", "mote@5")
 }

@@ -200,7 +200,7 @@ func TestEmptyFileAndMetadataOverMosquitto(t *testing.T) {
 		err              error
 	}{
 		{"catalog", "targets.json", long, 1 << 20, nil},
-		{"catalog", "targets.json", "", 1 << 19, content.ErrMismatch},
+		{"catalog", "targets.json", "", 1 << 19, content.ErrCorrupt},
 		{"director", "timestamp.json", "mine", 100, nil},
 		{"director", "9.root.json", "", 100, content.ErrNotFound},
 		{"keys", "root.pem", "", 100, content.ErrNotFound},

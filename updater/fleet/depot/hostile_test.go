@@ -70,7 +70,7 @@ func TestForgedFramesNeverReachTheFile(t *testing.T) {
 		if s.Has(f.SHA256) {
 			t.Error("a failed fetch left a file")
 		}
-		if !errors.Is(err, content.ErrCorrupt) && !errors.Is(err, content.ErrMismatch) {
+		if !errors.Is(err, content.ErrCorrupt) || errors.Is(err, content.ErrMismatch) {
 			t.Errorf("got %v, want wrong blocks as the cause", err)
 		}
 		return
