@@ -219,7 +219,7 @@ func printExplain(w io.Writer, a agent.ExplainAnswer) error {
 	if a.Verdict.Deny != "" {
 		out.line("denied", "%s", a.Verdict.Deny)
 	} else {
-		out.line("places", "%v, priority %s", a.Verdict.Places, a.Verdict.Priority)
+		out.line("places", "%s, priority %s", strings.Trim(fmt.Sprint(a.Verdict.Places), "[]"), a.Verdict.Priority)
 	}
 	if err := out.tw.Flush(); err != nil {
 		return err
