@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync/atomic"
 	"time"
 
 	"github.com/bothy-edge/bothy/agent/audit"
@@ -26,7 +27,7 @@ const (
 )
 
 // box is the running agent: every part, in the order in which they are opened.
-// The fields are set by open and not changed afterwards.
+// The fields, but for the last, are set by open and not changed afterwards.
 type box struct {
 	o       Options
 	log     *slog.Logger
@@ -48,6 +49,8 @@ type box struct {
 	trust      *trust.Client   // nil: not enrolled
 	link       *link           // nil: not enrolled, or a fleet without a broker
 	updater    *updater.Updater
+
+	ailing atomic.Pointer[map[string]ailment] // what did not serve before the change under way
 }
 
 // open opens every part; what was opened before a failure is closed again.

@@ -48,7 +48,7 @@ func statusFindings(s Status, now time.Time) []Finding {
 func modelFinding(m runtime.AliasStatus) (Finding, bool) {
 	switch m.Phase {
 	case runtime.PhaseFailed:
-		return Finding{"model-failed", HealthCritical, fmt.Sprintf("model %q is down: %s", m.Alias, m.Error), "its requests wait, or go where policy allows", "bothy model logs " + m.Alias}, true
+		return Finding{"model-failed", HealthCritical, fmt.Sprintf("model %q is down: %s", m.Alias, m.Error), "its requests are refused, or go where policy allows", "bothy model logs " + m.Alias}, true
 	case runtime.PhaseBackoff:
 		return Finding{"model-restarting", HealthWarning, fmt.Sprintf("model %q crashed and is being restarted: %s", m.Alias, m.Error), "", "bothy model logs " + m.Alias}, true
 	}
@@ -112,8 +112,12 @@ func hostFindings(s Status, _ time.Time) (all []Finding) {
 
 func upstreamFindings(s Status, _ time.Time) (all []Finding) {
 	for _, u := range s.Traffic.Upstreams {
+		if u.Breaker == "" {
+			all = append(all, Finding{"upstream-unusable", HealthWarning, u.LastError, "requests that may leave are served by this box or refused", "mend the configuration and restart the agent, or assign another policy"})
+			continue
+		}
 		if u.LastError != "" && u.Breaker != "closed" {
-			all = append(all, Finding{"upstream-down", HealthWarning, fmt.Sprintf("upstream %q does not answer: %s", u.Name, u.LastError), "requests that may leave wait for the box", "bothy doctor"})
+			all = append(all, Finding{"upstream-down", HealthWarning, fmt.Sprintf("upstream %q does not answer: %s", u.Name, u.LastError), "requests that may leave are served by this box or refused", "bothy doctor"})
 		}
 	}
 	return all

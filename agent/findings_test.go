@@ -44,6 +44,9 @@ func TestFindingsSayWhatIsWrong(t *testing.T) {
 		{"upstream", "upstream-down", HealthWarning, func(s *Status) {
 			s.Traffic.Upstreams = []cloud.Status{{Name: "u", Breaker: cloud.Open, LastError: "502"}}
 		}},
+		{"upstream that cannot be used", "upstream-unusable", HealthWarning, func(s *Status) {
+			s.Traffic.Upstreams = []cloud.Status{{Name: "u", LastError: "no credential"}}
+		}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			s := Status{Host: healthy}

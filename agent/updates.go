@@ -72,6 +72,8 @@ func (b *box) preflight(_ context.Context, want release.Want, need int64) error 
 		return fmt.Errorf("%w: the update needs %s and %s stay in reserve, %s are free at %s",
 			updater.ErrWait, humanize.IBytes(uint64(need)), humanize.IBytes(diskReserve), humanize.IBytes(uint64(max(free, 0))), b.path("artifacts"))
 	}
+	before := ailing(b.supervisor.Status())
+	b.ailing.Store(&before)
 	host := hostStatus(b.o.Config.State)
 	for alias, doc := range want.Models {
 		if _, err := b.engines.spec(alias, doc, nil); err != nil {
@@ -104,12 +106,38 @@ func (b *box) meets(doc release.Document, memory uint64) error {
 	return nil
 }
 
-// healthy says why a want that was just switched to must not stay.
+// healthy says why a want that was just switched to must not stay. A model that was
+// down before the change began, and that the change did not replace, is not its fault.
 func (b *box) healthy(context.Context) error {
-	for _, a := range b.supervisor.Status() {
-		if a.Phase == runtime.PhaseFailed || a.Phase == runtime.PhaseBackoff {
-			return fmt.Errorf("the engine of %q is %s: %s", a.Alias, a.Phase, a.Error)
+	was := b.ailing.Load()
+	for alias, a := range ailing(b.supervisor.Status()) {
+		if was != nil && (*was)[alias].release == a.release {
+			continue
 		}
+		return fmt.Errorf("the engine of %q is %s: %s", alias, a.phase, a.cause)
 	}
 	return nil
+}
+
+// ailment is a model that does not serve.
+type ailment struct {
+	release string
+	phase   runtime.Phase
+	cause   string
+}
+
+// ailing picks the models that do not serve, by alias.
+func ailing(all []runtime.AliasStatus) map[string]ailment {
+	out := map[string]ailment{}
+	for _, m := range all {
+		if m.Phase != runtime.PhaseFailed && m.Phase != runtime.PhaseBackoff {
+			continue
+		}
+		a := ailment{phase: m.Phase, cause: m.Error}
+		if m.Spec != nil {
+			a.release = m.Spec.Release
+		}
+		out[m.Alias] = a
+	}
+	return out
 }

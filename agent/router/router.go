@@ -153,15 +153,16 @@ func (r *Router) Queues() map[string]QueueStatus {
 	return out
 }
 
-// Upstreams describes the clients of the policy in force.
+// Upstreams describes the clients of the policy in force; one without a breaker
+// cannot be used, and its error says why.
 func (r *Router) Upstreams() []cloud.Status {
 	s := r.upstreams.current()
 	out := []cloud.Status{}
 	for _, def := range s.decider.Upstreams() {
 		if c := s.clients[policy.Place(def.Name)]; c != nil {
 			out = append(out, c.Status())
-		} else {
-			out = append(out, cloud.Status{Name: def.Name, LastError: "cannot be used: see the log"})
+		} else if err := s.failed[policy.Place(def.Name)]; err != nil {
+			out = append(out, cloud.Status{Name: def.Name, LastError: err.Error()})
 		}
 	}
 	return out

@@ -15,6 +15,7 @@ type snapshot struct {
 	decider policy.Decider
 	clients map[policy.Place]*cloud.Client
 	defs    map[policy.Place]policy.Upstream
+	failed  map[policy.Place]error // why there is no client
 }
 
 // upstreams keeps a client, and with it its breaker, for as long as a policy in
@@ -40,7 +41,7 @@ func (u *upstreams) current() *snapshot {
 }
 
 func (u *upstreams) build(d policy.Decider, old *snapshot) *snapshot {
-	s := &snapshot{decider: d, clients: map[policy.Place]*cloud.Client{}, defs: map[policy.Place]policy.Upstream{}}
+	s := &snapshot{decider: d, clients: map[policy.Place]*cloud.Client{}, defs: map[policy.Place]policy.Upstream{}, failed: map[policy.Place]error{}}
 	for _, def := range d.Upstreams() {
 		place := policy.Place(def.Name)
 		s.defs[place] = def
@@ -51,6 +52,7 @@ func (u *upstreams) build(d policy.Decider, old *snapshot) *snapshot {
 		client, err := u.connect(def)
 		if err != nil {
 			u.log.Error("upstream cannot be used", "place", def.Name, "error", err)
+			s.failed[place] = err
 			continue
 		}
 		s.clients[place] = client

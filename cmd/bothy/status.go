@@ -90,12 +90,20 @@ func printModels(out screen, models []runtime.AliasStatus, now time.Time) {
 		release, engine := modelText(m)
 		out.line(topic, "%s: %s on %s, %s", m.Alias, release, engine, m.Phase)
 		if m.Error != "" {
-			out.line("", "  %s", m.Error)
+			out.line("", "  %s%s", m.Error, again(m.RetryAt, now))
 		}
 		printGeneration(out, "current", m.Current, now)
 		printGeneration(out, "candidate", m.Candidate, now)
 		printGeneration(out, "draining", m.Draining, now)
 	}
+}
+
+// again says when the engine is started the next time.
+func again(at, now time.Time) string {
+	if wait := at.Sub(now); wait > 0 {
+		return ", tried again in " + span(wait)
+	}
+	return ""
 }
 
 func printGeneration(out screen, role string, g *runtime.GenerationStatus, now time.Time) {
@@ -123,7 +131,9 @@ func printTraffic(out screen, t gateway.Stats) {
 	}
 	out.line("places", "%s in %d min", strings.Join(parts, ", "), t.Recent.Minutes)
 	for _, u := range t.Upstreams {
-		if u.Breaker != cloud.Closed {
+		if u.Breaker == "" {
+			out.line("upstream", "%s", u.LastError)
+		} else if u.Breaker != cloud.Closed {
 			out.line("upstream", "%s: breaker %s: %s", u.Name, u.Breaker, u.LastError)
 		}
 	}
