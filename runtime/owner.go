@@ -267,18 +267,19 @@ func (o *owner) exited(g *generation, err error) {
 }
 
 func (o *owner) gone(g *generation, err error) {
-	asked := g.phase == PhaseStopping || g.phase == PhaseDraining
-	g.phase = PhaseEnded
-	if lines := o.ring.tail(g.number); asked {
-		g.err = errEnded
-	} else {
-		g.err = fmt.Errorf("%w%s", err, quoteLines(lines))
+	asked := g.phase == PhaseStopping
+	g.phase, g.err = PhaseEnded, errEnded
+	if !asked {
+		g.err = fmt.Errorf("%w%s", err, quoteLines(o.ring.tail(g.number)))
 	}
 	defer o.notify()
 	switch {
-	case g == o.draining:
+	case g == o.draining && asked:
 		o.draining = nil
 		o.log.Info("old engine ended", "generation", g.number)
+	case g == o.draining:
+		o.draining = nil
+		o.log.Warn("old engine ended with requests in it", "generation", g.number, "requests", g.leases.Load(), "error", g.err)
 	case g == o.candidate:
 		o.candidate = nil
 		o.log.Info("candidate engine ended", "generation", g.number, "error", g.err)

@@ -1,8 +1,10 @@
 package runtime
 
 import (
+	"log/slog"
 	"os"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -89,7 +91,8 @@ func TestDrainLimitCountsFromTheNewestDrain(t *testing.T) {
 
 func TestCrashedPredecessorIsNotRecalled(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		b, _ := switched(t, Config{}, func(n int) *fakeProcess {
+		var said strings.Builder
+		b, _ := switched(t, Config{Log: slog.New(slog.NewTextHandler(&said, nil))}, func(n int) *fakeProcess {
 			if n == 1 {
 				return &fakeProcess{lives: time.Minute}
 			}
@@ -99,6 +102,9 @@ func TestCrashedPredecessorIsNotRecalled(t *testing.T) {
 		<-time.After(2 * time.Minute)
 		if back, err := b.Recall(t.Context(), fakeSpec()); back || err != nil {
 			t.Errorf("got %v and %v, want nothing: it died while it drained", back, err)
+		}
+		if !strings.Contains(said.String(), "exit status 7") {
+			t.Errorf("got the log %q, want it to say how the requests were cut", said.String())
 		}
 	})
 }

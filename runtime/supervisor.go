@@ -19,8 +19,9 @@
 // flags, which question proves it well. How a process comes to be is the
 // Launcher: plain children here, systemd units on an appliance.
 //
-// A load is refused when it does not fit: Estimate reads what a GGUF file
-// needs, Fits holds that against the host's free memory.
+// A candidate that does not fit beside what runs is refused: Estimate reads what
+// a GGUF file needs, Fits holds that against the host's free memory. What ran
+// before is started again unasked.
 package runtime
 
 import (
