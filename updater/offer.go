@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
+	"slices"
 	"time"
 
 	"github.com/bothy-edge/bothy/agent/store"
@@ -16,7 +17,8 @@ import (
 type offers struct {
 	queued    []ask
 	current   *ask
-	refreshed chan refreshed // capacity 1: there is one look at a time
+	stopLook  context.CancelFunc // of current
+	refreshed chan refreshed     // capacity 1: there is one look at a time
 	timer     *time.Timer
 	tries     int
 	// heard: a want was verified since the start.
@@ -28,8 +30,12 @@ type refreshed struct {
 	err  error
 }
 
-// queue adds a look for a new want; looks that nobody waits for are one.
+// queue adds a look for a new want; looks that nobody waits for are one, and imports go first.
 func (o *offers) queue(a ask) {
+	if a.trust != nil {
+		o.queued = slices.Insert(o.queued, 0, a)
+		return
+	}
 	for _, have := range o.queued {
 		if have.reply == nil && a.reply == nil {
 			return
@@ -50,9 +56,16 @@ func (o *offers) stop() {
 	o.timer = nil
 }
 
-// startRefresh begins the next look that is queued.
+// startRefresh begins the next look that is queued. An import does not wait
+// for a look at the network: that may hang as long as somebody there wishes.
 func (u *Updater) startRefresh(ctx context.Context) {
-	if u.offers.current != nil || len(u.offers.queued) == 0 {
+	if len(u.offers.queued) == 0 {
+		return
+	}
+	if u.offers.current != nil {
+		if u.offers.current.trust == nil && u.offers.queued[0].trust != nil {
+			u.offers.stopLook()
+		}
 		return
 	}
 	a := u.offers.queued[0]
@@ -62,7 +75,10 @@ func (u *Updater) startRefresh(ctx context.Context) {
 	if a.trust != nil {
 		source = a.trust
 	}
+	ctx, u.offers.stopLook = context.WithTimeout(ctx, u.cfg.RefreshFor)
+	stop := u.offers.stopLook
 	u.goroutine.Go(func() {
+		defer stop()
 		want, err := source.Refresh(ctx)
 		u.offers.refreshed <- refreshed{want, err}
 	})
@@ -80,9 +96,7 @@ func (u *Updater) settleOffer(r refreshed) error {
 	case r.err == nil:
 		u.offers.heard, u.offers.tries = true, 0
 		u.offers.after(u.cfg.Every - time.Duration(u.cfg.Jitter()*float64(u.cfg.Every)/10))
-		u.fetcherFor = a.fetcher
-		id, stored = u.consider(r.want)
-		u.fetcherFor = nil
+		id, stored = u.consider(offered{r.want, a.fetcher})
 	case refused:
 		u.offers.tries = 0
 		u.offers.after(u.cfg.Every)
@@ -100,16 +114,24 @@ func (u *Updater) settleOffer(r refreshed) error {
 	return stored
 }
 
+// offered is a verified want, and where an import of it fetches from; nil is the configured Fetcher.
+type offered struct {
+	want release.Want
+	from Fetcher
+}
+
 // consider makes a change of a verified want that is neither running, nor on
-// its way, nor known to end badly. It answers the change that carries the want.
-func (u *Updater) consider(want release.Want) (uint64, error) {
+// its way, nor known to end badly. It answers the change that carries the want,
+// or the one that it waits for.
+func (u *Updater) consider(o offered) (uint64, error) {
+	want := o.want
 	u.pending = nil
 	if c := u.change; c != nil {
 		switch {
 		case c.Want.Digest() == want.Digest() && c.Want.Counter == want.Counter:
-			return c.ID, u.fetchElsewhere()
+			return c.ID, u.fetchElsewhere(o.from)
 		case !c.State.givesWay():
-			u.pending = &want
+			u.pending = &o
 			return c.ID, nil
 		}
 	}
@@ -128,8 +150,8 @@ func (u *Updater) consider(want release.Want) (uint64, error) {
 		return 0, err
 	}
 	u.fetcher = u.cfg.Fetcher
-	if u.fetcherFor != nil {
-		u.fetcher = u.fetcherFor
+	if o.from != nil {
+		u.fetcher = o.from
 	}
 	u.tries = 0
 	return u.create(Change{State: Planned, Summary: want.String(), Want: want})
@@ -171,11 +193,14 @@ func (u *Updater) confirm(want release.Want) error {
 
 // fetchElsewhere lets the change that carries a want go on from the place that
 // an import of the same want named.
-func (u *Updater) fetchElsewhere() error {
-	if u.fetcherFor == nil || (u.change.State != Fetching && u.change.State != Paused) {
+func (u *Updater) fetchElsewhere(from Fetcher) error {
+	if from == nil {
 		return nil
 	}
-	u.fetcher = u.fetcherFor
+	u.fetcher = from
+	if u.change.State != Fetching && u.change.State != Paused {
+		return nil
+	}
 	u.dropWork()
 	if u.change.State == Fetching {
 		if err := u.pause(reasonSource, nil); err != nil {

@@ -119,6 +119,8 @@ type Config struct {
 	SwitchFor time.Duration
 	// Every is the pause between two looks for a new want; 0 means 1 h.
 	Every time.Duration
+	// RefreshFor bounds one look; 0 means 10 min.
+	RefreshFor time.Duration
 	// Jitter spreads retries, in [0, 1); nil means math/rand.
 	Jitter func() float64
 	Now    func() time.Time
@@ -151,7 +153,7 @@ type Updater struct {
 
 	// Owned by Run.
 	change  *Change
-	pending *release.Want
+	pending *offered
 	worker  *worker
 	held    *outcome     // could not be stored yet
 	stepped chan outcome // capacity 1: there is one worker
@@ -159,7 +161,6 @@ type Updater struct {
 	booted  bool
 	// collectDue: artifacts may lie here that nothing needs any more.
 	collectDue bool
-	fetcherFor Fetcher // while a want is considered: where an import fetches from
 	waiting    bool
 	alarm      *time.Timer
 	alarmFor   time.Duration
@@ -193,7 +194,7 @@ func (c Config) withDefaults() Config {
 		value time.Duration
 	}{
 		{&c.WatchFor, 30 * time.Second}, {&c.WatchEvery, 2 * time.Second},
-		{&c.SwitchFor, 15 * time.Minute}, {&c.Every, time.Hour},
+		{&c.SwitchFor, 15 * time.Minute}, {&c.Every, time.Hour}, {&c.RefreshFor, 10 * time.Minute},
 	} {
 		if *d.field == 0 {
 			*d.field = d.value
