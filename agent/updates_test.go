@@ -9,7 +9,7 @@ import (
 
 func TestAModelThatWasDownBeforeDoesNotUndoAChange(t *testing.T) {
 	dir := t.TempDir()
-	broken := runtime.Template{Path: "/bin/false", Health: "/health"}
+	broken := runtime.Template{Path: "/bin/false", Args: []string{"{socket}"}, Health: "/health"}
 	s := runtime.New(runtime.Config{Dir: parts.SocketDir(t), Adapters: map[string]runtime.Adapter{"broken": broken}})
 	defer s.Close(t.Context())
 	b := &box{supervisor: s, o: Options{Config: Config{State: dir}}}

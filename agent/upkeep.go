@@ -83,9 +83,9 @@ func (b *box) upkeep(ctx context.Context) error {
 	if w := systemd.WatchdogInterval(); w > 0 && w < every {
 		every = w
 	}
-	tick, hourly := time.NewTicker(every), time.NewTicker(snapshotEvery)
+	tick := time.NewTicker(every)
 	defer tick.Stop()
-	defer hourly.Stop()
+	copies := copies{next: time.Now().Add(upkeepEvery)}
 	for {
 		changed := b.updater.Changed() // before the look, so that nothing falls between
 		// The look itself is the proof of life: it takes the locks that requests and updates take.
@@ -98,12 +98,38 @@ func (b *box) upkeep(ctx context.Context) error {
 			return nil
 		case <-tick.C:
 		case <-changed:
-		case <-hourly.C:
-			if _, err := b.db.Snapshot(ctx); err != nil && ctx.Err() == nil {
+		}
+		if copies.due(time.Now(), s.Update.Running) {
+			_, err := b.db.Snapshot(ctx)
+			copies.made(time.Now(), err)
+			if err != nil && ctx.Err() == nil {
 				b.log.Error("store not copied", "error", err)
 			}
 		}
 	}
+}
+
+// copies says when the store is copied: soon after a start, after every commit,
+// and each hour.
+type copies struct {
+	next    time.Time
+	running uint64 // counter of the want that ran at the last look
+}
+
+func (c *copies) due(now time.Time, running uint64) bool {
+	if running != c.running {
+		c.running, c.next = running, now
+	}
+	return !now.Before(c.next)
+}
+
+// made notes a copy or a failed one: a full disk is not tried again at every look.
+func (c *copies) made(now time.Time, err error) {
+	pause := snapshotEvery
+	if err != nil {
+		pause = time.Minute
+	}
+	c.next = now.Add(pause)
 }
 
 // reportState replaces the device's retained state, when it says something new.
