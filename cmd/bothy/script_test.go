@@ -36,13 +36,13 @@ func TestScripts(t *testing.T) {
 }
 
 // setUp gives a script a box of its own: $BOTHY_CONFIG names its folders, $RUN is
-// short enough for sockets, $MODEL is a sound model and $BAD a folder of bad ones.
+// short enough for sockets, $BROKER is a free address, $MODEL is a sound model and $BAD a folder of bad ones.
 func setUp(t *testing.T, env *testscript.Env) error {
 	run := parts.SocketDir(t)
 	config := filepath.Join(env.WorkDir, "bothy.yaml")
 	env.Setenv("RUN", run)
+	env.Setenv("BROKER", parts.FreeAddr(t))
 	env.Setenv("MODEL", parts.Model(t, "mote-chat-q8_0.gguf"))
-	env.Setenv("OTHER_MODEL", parts.Model(t, "mote-256-q4_k_m.gguf"))
 	env.Setenv("BAD", filepath.Join(env.WorkDir, "bad"))
 	env.Setenv("BOTHY_CONFIG", config)
 	text := fmt.Sprintf("state: %s\nruntime: %s\nupdates: {watch: 300ms}\n", filepath.Join(env.WorkDir, "state"), run)
