@@ -222,6 +222,33 @@ func TestEngineThatDiesAtOnceLeavesItsWords(t *testing.T) {
 	}
 }
 
+// An engine that writes without end costs neither memory nor the supervisor's attention, and its error stays short.
+func TestFloodOfOutputIsBounded(t *testing.T) {
+	yes, err := exec.LookPath("yes")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := New(Config{
+		Dir: parts.SocketDir(t), StartTimeout: 300 * time.Millisecond,
+		Adapters: map[string]Adapter{"it": Template{Path: yes, Args: []string{strings.Repeat("é", 3000), "{socket}"}}},
+	})
+	defer s.Close(context.Background())
+	if err := s.Start(t.Context(), Spec{Alias: "m", Engine: "it", Files: []string{"/model"}}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "a full ring", func() bool { return len(s.Logs("m", 0)) == ringLines })
+	eventually(t, "its end", func() bool { return s.State("m").Phase == PhaseBackoff })
+	_, err = s.Prepare(t.Context(), Spec{Alias: "m", Engine: "it", Files: []string{"/model"}})
+	if err == nil || len(err.Error()) > 8<<10 {
+		t.Errorf("got %.200v, want an error of 8 KiB at most", err)
+	}
+	for _, l := range s.Logs("m", 0) {
+		if len(l) > ringLineMax {
+			t.Fatalf("got a line of %d bytes, want at most %d", len(l), ringLineMax)
+		}
+	}
+}
+
 func TestMissingBinaryIsNamed(t *testing.T) {
 	s := New(Config{Dir: parts.SocketDir(t), Adapters: map[string]Adapter{"it": LlamaServer{Binary: "/nonexistent/llama-server"}}})
 	defer s.Close(context.Background())

@@ -11,7 +11,8 @@ import (
 const (
 	ringLines   = 1000    // kept an alias
 	ringLineMax = 4 << 10 // bytes of a line; the rest is cut
-	tailLines   = 8       // quoted in an error
+	tailLines   = 8       // quoted in an error, which is stored and sent
+	tailLineMax = 300     // bytes of such a line
 )
 
 // Line is one line that an engine wrote.
@@ -59,7 +60,11 @@ func (r *ring) last(n int, gen uint64) []Line {
 func (r *ring) tail(gen uint64) []string {
 	var out []string
 	for _, l := range r.last(tailLines, gen) {
-		out = append(out, l.Text)
+		text := l.Text
+		if len(text) > tailLineMax {
+			text = strings.ToValidUTF8(text[:tailLineMax], "") + "..."
+		}
+		out = append(out, text)
 	}
 	return out
 }
