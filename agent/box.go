@@ -124,7 +124,7 @@ func (b *box) openRuntime(context.Context) error {
 
 func (b *box) openRouter(context.Context) error {
 	b.router = router.New(router.Config{
-		Local: local{b.supervisor, time.Now}, Policy: b.policies.decider, Connect: connect(b.o.Config.Upstreams),
+		Local: local{b.supervisor, time.Now, b.wanted}, Policy: b.policies.decider, Connect: connect(b.o.Config.Upstreams),
 		Audit: b.audit, Log: b.log,
 	})
 	b.gateway = gateway.New(gateway.Config{
@@ -179,6 +179,12 @@ func (b *box) openUpdater(context.Context) error {
 	var err error
 	b.updater, err = updater.New(c)
 	return err
+}
+
+// wanted says that the committed set names a model.
+func (b *box) wanted(alias string) bool {
+	_, ok := b.updater.Current().Want.Models[alias]
+	return ok
 }
 
 // models lists what is installed, for /v1/models.

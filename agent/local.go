@@ -16,6 +16,8 @@ import (
 type local struct {
 	supervisor *runtime.Supervisor
 	now        func() time.Time
+	// wanted says that this box shall run an alias, whether or not it does yet.
+	wanted func(alias string) bool
 }
 
 // Acquire gives the alias's current engine.
@@ -37,6 +39,10 @@ func (l local) State(alias string) router.LocalState {
 	switch s.Phase {
 	case runtime.PhaseAbsent:
 		out.Phase = router.Unknown
+		if l.wanted(alias) {
+			// Just after a start, or while its file comes again: a 404 would tell clients not to ask again.
+			out.Phase = router.Loading
+		}
 	case runtime.PhaseReady:
 		out.Phase = router.Ready
 	case runtime.PhaseStarting:
