@@ -76,7 +76,7 @@ func TestStoreThatIsLostIsRebuilt(t *testing.T) {
 			}
 			return os.WriteFile(path, raw, 0o600)
 		}},
-		{"cut", func(raw []byte) error { return os.Truncate(path, int64(len(raw)/2+100)) }},
+		{"cut", func([]byte) error { return os.Truncate(path, 3*4096+100) }},
 		{"text", func([]byte) error { return os.WriteFile(path, []byte("this is no store\n"), 0o600) }},
 	} {
 		w.agent.kill()
