@@ -446,12 +446,9 @@ func TestCancelPauseResume(t *testing.T) {
 
 func TestSwitchWaitsForTheWindow(t *testing.T) {
 	clock := time.Date(2026, 5, 4, 12, 0, 0, 0, time.UTC)
-	start := time.Time{}
+	start := time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC) // when every bubble's clock begins
 	inBubble(t, func(w *world, a *agent) {
-		start = time.Now()
-		want := w.assign(1, before)
-		want.Window = &release.Window{From: "22:00", Until: "04:00"}
-		w.want = want
+		w.assignWithin(1, before, release.Window{From: "22:00", Until: "04:00"})
 		a.Offer()
 		c := a.reaches(Waiting)
 		expect(t, "reason", c.Reason, reasonWindow)

@@ -307,6 +307,14 @@ func (w *world) assign(counter uint64, set string) release.Want {
 	return want
 }
 
+// assignWithin is assign with a window in which it may be switched to.
+func (w *world) assignWithin(counter uint64, set string, window release.Window) {
+	w.assign(counter, set)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.want.Window = &window
+}
+
 // agent is one life of the updater over the world.
 type agent struct {
 	*Updater
