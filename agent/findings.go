@@ -16,6 +16,7 @@ const (
 	diskCritical   = 256 << 20
 	memoryWarning  = 0.05 // share available
 	brokerPatience = 2 * time.Minute
+	gpuPatience    = 20 * time.Second // after a start, for the first answer of the reader
 )
 
 // findings reads what an operator should know off everybody's status.
@@ -88,8 +89,8 @@ func storeFindings(s Status, _ time.Time) []Finding {
 	return nil
 }
 
-func gpuFindings(s Status, _ time.Time) []Finding {
-	if s.GPU.Error == "" {
+func gpuFindings(s Status, now time.Time) []Finding {
+	if s.GPU.Error == "" || now.Sub(s.Started) < gpuPatience {
 		return nil
 	}
 	return []Finding{{"gpu-unreadable", HealthWarning, "the GPUs cannot be read: " + s.GPU.Error, "engines may still run", s.GPU.Hint}}

@@ -41,6 +41,7 @@ func TestFindingsSayWhatIsWrong(t *testing.T) {
 		{"disk full", "disk-low", HealthCritical, func(s *Status) { s.Host.DiskFree = 1 << 20 }},
 		{"memory low", "memory-low", HealthWarning, func(s *Status) { s.Host.MemoryAvailable = 1 << 20 }},
 		{"gpu", "gpu-unreadable", HealthWarning, func(s *Status) { s.GPU.Error = "version mismatch" }},
+		{"gpu right after the start", "", HealthOK, func(s *Status) { s.GPU.Error, s.Started = "not answered yet", hour.Add(-time.Second) }},
 		{"upstream", "upstream-down", HealthWarning, func(s *Status) {
 			s.Traffic.Upstreams = []cloud.Status{{Name: "u", Breaker: cloud.Open, LastError: "502"}}
 		}},

@@ -93,18 +93,18 @@ func (b *box) upkeep(ctx context.Context) error {
 		b.notify.Alive()
 		b.notify.Status(fmt.Sprintf("health %s, %d models, want %d", s.Health, len(s.Models), s.Update.Running))
 		b.reportState(s)
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-		case <-changed:
-		}
 		if copies.due(time.Now(), s.Update.Running) {
 			_, err := b.db.Snapshot(ctx)
 			copies.made(time.Now(), err)
 			if err != nil && ctx.Err() == nil {
 				b.log.Error("store not copied", "error", err)
 			}
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		case <-changed:
 		}
 	}
 }
