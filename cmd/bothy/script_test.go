@@ -30,7 +30,7 @@ func TestScripts(t *testing.T) {
 		Dir:   "testdata/script",
 		Setup: func(env *testscript.Env) error { return setUp(t, env) },
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"exits": exits, "await": await, "field": field,
+			"exits": exits, "eventually": eventually, "field": field,
 		},
 	})
 }
@@ -72,12 +72,20 @@ func exits(ts *testscript.TestScript, neg bool, args []string) {
 	}
 }
 
-// await waits until something accepts on a unix socket.
-func await(ts *testscript.TestScript, neg bool, args []string) {
-	if neg || len(args) != 1 {
-		ts.Fatalf("usage: await SOCKET")
+// eventually repeats a command until it succeeds, for what takes a moment to start.
+func eventually(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) < 1 {
+		ts.Fatalf("usage: eventually COMMAND [ARGS...]")
 	}
-	ts.Check(parts.WaitDial("unix", args[0], 20*time.Second))
+	for end := time.Now().Add(30 * time.Second); ; {
+		err := ts.Exec(args[0], args[1:]...)
+		if err == nil {
+			return
+		}
+		if time.Now().After(end) {
+			ts.Fatalf("%v", err)
+		}
+	}
 }
 
 // field looks into the JSON that a command printed: field stdout models.0.alias mote.
