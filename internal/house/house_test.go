@@ -30,7 +30,7 @@ var update = flag.Bool("update", false, "rewrite the golden list of linked modul
 // belongs to the longest entry that begins its path; it may import its own
 // entry and any floor below.
 var floors = [][]string{
-	{"cmd"},
+	{"cmd", "packaging"},
 	{"agent", "updater/fleet"},
 	{"agent/gateway", "updater"},
 	{"agent/router", "updater/content", "updater/trust"},
