@@ -15,6 +15,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net"
 	"net/http"
 	"os"
@@ -43,6 +44,28 @@ const (
 
 // patience bounds every wait for an event. Nothing waits that long on a good day.
 const patience = 60 * time.Second
+
+// TestMain looks at every source of the binary, which this package does not
+// import: go test then knows that an old result does not hold for a new binary.
+func TestMain(m *testing.M) {
+	err := filepath.WalkDir(parts.Root(), func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if name := d.Name(); d.IsDir() && (name == "build" || strings.HasPrefix(name, ".")) {
+			return filepath.SkipDir
+		}
+		if strings.HasSuffix(path, ".go") {
+			_, err = os.Stat(path)
+		}
+		return err
+	})
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "cannot look at the sources:", err)
+		os.Exit(1)
+	}
+	os.Exit(m.Run())
+}
 
 // world is one site under test.
 type world struct {
