@@ -5,7 +5,10 @@
 // prompt: it sorts objects, writes JSON without spaces, cannot unpack in a set
 // tag. Package chat mends these from outside and leaves the library as it is;
 // the tests hold the result to llama-server's /apply-template. A template cannot
-// reach files, cannot include others, and is bounded in output and in loops. A
+// reach files, cannot include others, and is bounded in output, in macros and in
+// what range() gives out, not in time or memory: loops over lists inside each
+// other multiply, and texts can be doubled. A hostile one can hold up or end its
+// process, so templates are rendered only where that is an engine's own. A
 // template that fails says so as an error: there is no second, built-in format
 // to fall back to, because a prompt of the wrong shape gives silent nonsense.
 //

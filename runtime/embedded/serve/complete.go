@@ -88,6 +88,10 @@ func (e *engine) render(req *chatRequest) (string, error) {
 	if len(req.Messages) == 0 {
 		return "", invalid("messages", "messages is required and must not be empty")
 	}
+	// A message has a token at least, and templates may walk over all messages for each one.
+	if len(req.Messages) > e.about.Context {
+		return "", e.tooLong(len(req.Messages))
+	}
 	var tools []any
 	switch choice := strings.Trim(string(req.ToolChoice), `"`); choice {
 	case "", "null", "auto":

@@ -89,6 +89,21 @@ func TestHopelessPromptIsRefusedBeforeItIsTokenized(t *testing.T) {
 	}
 }
 
+func TestMoreMessagesThanTokensAreRefusedBeforeTheyAreRendered(t *testing.T) {
+	r := start(t, Config{Slots: 1, Context: 64})
+	many := make([]object, 65)
+	for i := range many {
+		many[i] = object{"role": "user", "content": "x"}
+	}
+	code, raw := post(t, r.url+"/apply-template", object{"messages": many})
+	if got := decode[completion](t, raw); code != 400 || got.Error == nil || got.Error.Code != "context_length_exceeded" {
+		t.Errorf("got %d %.200s, want context_length_exceeded", code, raw)
+	}
+	if code, raw := post(t, r.url+"/apply-template", object{"messages": many[:64]}); code != 200 {
+		t.Errorf("got %d %.200s for as many messages as the context has tokens", code, raw)
+	}
+}
+
 func TestTooManyBiasesAreRefused(t *testing.T) {
 	r := start(t, Config{Slots: 1, Context: 64})
 	biases := object{}
