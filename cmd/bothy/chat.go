@@ -11,6 +11,7 @@ import (
 	"os"
 	"strings"
 
+	"github.com/mattn/go-isatty"
 	"github.com/spf13/cobra"
 )
 
@@ -66,6 +67,9 @@ func chatCommand(o *options) *cobra.Command {
 				ask.Messages = []chatMessage{{Role: "user", Content: strings.Join(args, " ")}}
 				_, err := c.ask(cmd.Context(), ask)
 				return err
+			}
+			if f, ok := cmd.InOrStdin().(*os.File); ok && isatty.IsTerminal(f.Fd()) {
+				fmt.Fprintf(cmd.ErrOrStderr(), "asking %s; a line is a question, Ctrl-D ends\n", model)
 			}
 			return c.converse(cmd.Context(), ask, cmd.InOrStdin())
 		},

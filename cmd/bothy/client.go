@@ -26,7 +26,11 @@ func (o *options) loadConfig() (agent.Config, error) {
 	if path == "" {
 		path = agent.DefaultConfigPath
 	}
-	return agent.LoadConfig(path, explicit)
+	c, err := agent.LoadConfig(path, explicit)
+	if errors.Is(err, fs.ErrPermission) {
+		return c, withHint{err, "it holds no secrets: chmod 644 " + path}
+	}
+	return c, err
 }
 
 // adminSocket is where the operator's API listens.

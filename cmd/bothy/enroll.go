@@ -34,7 +34,7 @@ func enrollCommand(o *options) *cobra.Command {
 			}
 			id, err := trust.Enroll(filepath.Join(c.State, agent.IdentityFolder), ticket, device)
 			if err != nil {
-				return err
+				return folderHint(err)
 			}
 			fmt.Fprintf(cmd.OutOrStdout(), "device %q of tenant %q is enrolled\ndevice key: %x\n", id.Device, id.Tenant, id.Key.Public().(ed25519.PublicKey))
 			fmt.Fprintln(os.Stderr, "bothy: hint: restart the agent if it is running, then look at `bothy status`")

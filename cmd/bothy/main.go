@@ -74,6 +74,8 @@ func (e exitError) Error() string { return fmt.Sprintf("exit status %d", int(e))
 // usageError is a command line that cannot be understood.
 type usageError struct{ error }
 
+func (e usageError) Unwrap() error { return e.error }
+
 // withHint adds to an error what to type.
 type withHint struct {
 	error

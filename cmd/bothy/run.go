@@ -2,7 +2,9 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"os"
 	"time"
@@ -32,9 +34,17 @@ func runCommand(o *options) *cobra.Command {
 			}
 			v := buildInfo()
 			built, _ := time.Parse(time.RFC3339, v.Date) // a build without a date has no floor for its clock
-			return agent.Run(cmd.Context(), agent.Options{Config: c, Version: v.Version, Built: built, Self: self, Log: log})
+			return folderHint(agent.Run(cmd.Context(), agent.Options{Config: c, Version: v.Version, Built: built, Self: self, Log: log}))
 		},
 	}
+}
+
+// folderHint says what to do about a folder that this user may not write to.
+func folderHint(err error) error {
+	if errors.Is(err, fs.ErrPermission) {
+		return withHint{err, "run as root, or name folders of your own as state and runtime in a file for --config"}
+	}
+	return err
 }
 
 func newLog(c agent.LogConfig) (*slog.Logger, error) {
