@@ -40,7 +40,7 @@ func statusFindings(s Status, now time.Time) []Finding {
 			all = append(all, f)
 		}
 	}
-	for _, part := range []func(Status, time.Time) []Finding{updateFindings, brokerFindings, storeFindings, gpuFindings, hostFindings, upstreamFindings} {
+	for _, part := range []func(Status, time.Time) []Finding{policyFindings, updateFindings, brokerFindings, storeFindings, gpuFindings, hostFindings, upstreamFindings} {
 		all = append(all, part(s, now)...)
 	}
 	return all
@@ -54,6 +54,13 @@ func modelFinding(m runtime.AliasStatus) (Finding, bool) {
 		return Finding{"model-restarting", HealthWarning, fmt.Sprintf("model %q crashed and is being restarted: %s", m.Alias, m.Error), "", "bothy model logs " + m.Alias}, true
 	}
 	return Finding{}, false
+}
+
+func policyFindings(s Status, _ time.Time) []Finding {
+	if s.Policy.Broken == "" {
+		return nil
+	}
+	return []Finding{{"policy-broken", HealthCritical, s.Policy.Broken, "nothing leaves this box, and nothing that the policy denies is denied", "bothy update check, which brings it again"}}
 }
 
 func updateFindings(s Status, _ time.Time) []Finding {

@@ -29,6 +29,7 @@ func TestFindingsSayWhatIsWrong(t *testing.T) {
 		{"restarting model", "model-restarting", HealthWarning, func(s *Status) {
 			s.Models = []runtime.AliasStatus{{Alias: "m", Phase: runtime.PhaseBackoff}}
 		}},
+		{"broken policy", "policy-broken", HealthCritical, func(s *Status) { s.Policy.Broken = "gone" }},
 		{"refused update", "update-refused", HealthWarning, func(s *Status) { s.Update = UpdateStatus{Change: 3, State: "refused"} }},
 		{"undone update", "update-undone", HealthWarning, func(s *Status) { s.Update = UpdateStatus{Change: 3, State: "undone"} }},
 		{"paused update", "update-paused", HealthWarning, func(s *Status) { s.Update = UpdateStatus{Change: 3, State: "paused"} }},

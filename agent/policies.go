@@ -29,6 +29,7 @@ type inForce struct {
 	release   string   // of first; empty for the built-in policy
 	narrowing []string // releases whose narrowing is kept after an undo
 	kill      bool
+	broken    string // why the built-in policy stands for one of them
 }
 
 func newPolicies(log *slog.Logger) *policies {
@@ -65,6 +66,7 @@ func (p *policies) Activate(list []updater.Policy) error {
 	for i, item := range list {
 		parsed, id, err := read(item)
 		failed = errors.Join(failed, err)
+		next.note(item, err)
 		all = append(all, parsed)
 		if item.LocalOnly {
 			all = append(all, policy.Default())
@@ -83,6 +85,17 @@ func (p *policies) Activate(list []updater.Policy) error {
 	return failed
 }
 
+// note remembers a policy that could not be used. One that has a version but no
+// document was lost, which its owner knows and we are told by that.
+func (f *inForce) note(item updater.Policy, err error) {
+	switch {
+	case err != nil:
+		f.broken = err.Error()
+	case item.Document == nil && item.Version > 0:
+		f.broken = fmt.Sprintf("cannot find the file of policy %s@%d, local only instead", item.Name, item.Version)
+	}
+}
+
 // read gives the policy of an item; the built-in one where it has no document, or none that can be used.
 func read(item updater.Policy) (parsed *policy.Policy, id string, err error) {
 	if item.Document == nil {
@@ -98,7 +111,7 @@ func read(item updater.Policy) (parsed *policy.Policy, id string, err error) {
 // status is what `bothy status` shows of the policy in force.
 func (p *policies) status() PolicyStatus {
 	now := p.current.Load()
-	s := PolicyStatus{Name: now.first.Name(), Release: now.release, KillSwitch: now.kill, Upstreams: []string{}, Narrowed: strings.Join(now.narrowing, ", ")}
+	s := PolicyStatus{Name: now.first.Name(), Release: now.release, KillSwitch: now.kill, Upstreams: []string{}, Narrowed: strings.Join(now.narrowing, ", "), Broken: now.broken}
 	for _, u := range now.decider.Upstreams() {
 		s.Upstreams = append(s.Upstreams, u.Name)
 	}

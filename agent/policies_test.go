@@ -103,3 +103,22 @@ func TestAPolicyWithAFailingProbeIsNotStaged(t *testing.T) {
 		t.Errorf("got %v, want none", err)
 	}
 }
+
+func TestAPolicyThatCannotBeUsedIsShown(t *testing.T) {
+	p := newPolicies(slog.New(slog.DiscardHandler))
+	for _, c := range []struct {
+		name string
+		item updater.Policy
+		want string
+	}{
+		{"built in", updater.Policy{Name: "built-in"}, ""},
+		{"good", updater.Policy{Name: "site", Version: 2, Document: []byte(openPolicy)}, ""},
+		{"lost", updater.Policy{Name: "site", Version: 2, LocalOnly: true}, "cannot find the file of policy site@2"},
+		{"of another version of the agent", updater.Policy{Name: "site", Version: 2, Document: []byte("schema: 9")}, "cannot activate policy site@2"},
+	} {
+		_ = p.Activate([]updater.Policy{c.item}) // the error is what is shown
+		if got := p.status().Broken; got == "" != (c.want == "") || !strings.Contains(got, c.want) {
+			t.Errorf("%s: got %q, want %q", c.name, got, c.want)
+		}
+	}
+}

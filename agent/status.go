@@ -46,6 +46,7 @@ type PolicyStatus struct {
 	Upstreams  []string `json:"upstreams"`
 	Narrowed   string   `json:"narrowed,omitempty"` // release whose narrowing is kept after an undo
 	Refused    string   `json:"refused,omitempty"`  // why the newest offer was not taken
+	Broken     string   `json:"broken,omitempty"`   // why the built-in policy stands for the one that should be in force
 }
 
 // UpdateStatus is the change in progress, or the last one.

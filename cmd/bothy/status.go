@@ -124,7 +124,7 @@ func printTraffic(out screen, t gateway.Stats) {
 		parts = append(parts, fmt.Sprintf("%s (%s) %d", c.Place, c.Reason, c.Count))
 	}
 	for _, code := range slices.Sorted(maps.Keys(t.Recent.Errors)) {
-		parts = append(parts, fmt.Sprintf("refused (%s) %d", code, t.Recent.Errors[code]))
+		parts = append(parts, fmt.Sprintf("not served (%s) %d", code, t.Recent.Errors[code]))
 	}
 	if len(parts) == 0 {
 		parts = []string{"no requests"}
