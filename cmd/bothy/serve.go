@@ -60,7 +60,7 @@ func serveFleet(ctx context.Context, f *fleet.Fleet, s serveFlags, log *slog.Log
 		return err
 	}
 	if s.embedded != "" {
-		b, err := depot.EmbeddedBroker(depot.BrokerOptions{Addr: s.embedded, Tenant: f.Tenant(), Depot: f.Depot(), TLS: conf, Log: log.WithGroup("broker")})
+		b, err := depot.EmbeddedBroker(depot.BrokerOptions{Addr: s.embedded, Tenant: f.Tenant(), Depot: f.Depot(), TLS: conf, AllowPlain: s.plain, Log: log.WithGroup("broker")})
 		if err != nil {
 			return err
 		}

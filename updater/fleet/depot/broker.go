@@ -2,8 +2,10 @@ package depot
 
 import (
 	"crypto/tls"
+	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"slices"
 	"strings"
 
@@ -19,8 +21,10 @@ type BrokerOptions struct {
 	Addr   string // host:port; port 0 takes a free one
 	Tenant string
 	Depot  string      // the client that may do everything in the tenant
-	TLS    *tls.Config // with client certificates, the common name must be the client id
-	Log    *slog.Logger
+	TLS    *tls.Config // it must require client certificates: their common name is who the client is
+	// AllowPlain serves beyond loopback without TLS: then everybody there can be any device, and the depot.
+	AllowPlain bool
+	Log        *slog.Logger
 }
 
 // Broker is an MQTT broker in this process, for demonstrations and small sites.
@@ -31,9 +35,12 @@ type Broker struct {
 }
 
 // EmbeddedBroker starts a broker. Without TLS it believes the client id, so it
-// then belongs on loopback only; either way each device reaches its own topics only.
-// The caller must Close it.
+// then serves loopback only, unless told otherwise; either way each device
+// reaches its own topics only. The caller must Close it.
 func EmbeddedBroker(o BrokerOptions) (*Broker, error) {
+	if err := o.check(); err != nil {
+		return nil, fmt.Errorf("cannot start the embedded broker on %s: %w", o.Addr, err)
+	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
@@ -56,6 +63,25 @@ func EmbeddedBroker(o BrokerOptions) (*Broker, error) {
 		return nil, fmt.Errorf("cannot start the embedded broker on %s: %w", o.Addr, err)
 	}
 	return &Broker{server: s, addr: l.Address(), tls: o.TLS != nil}, nil
+}
+
+// check refuses a broker on which anybody could pass for any device.
+func (o BrokerOptions) check() error {
+	if o.TLS != nil {
+		if o.TLS.ClientAuth != tls.RequireAndVerifyClientCert {
+			return errors.New("TLS without client certificates leaves open who a device is; name the authority that signs them (--ca)")
+		}
+		return nil
+	}
+	host, _, err := net.SplitHostPort(o.Addr)
+	if err != nil {
+		return err
+	}
+	ip := net.ParseIP(host)
+	if o.AllowPlain || host == "localhost" || ip != nil && ip.IsLoopback() {
+		return nil
+	}
+	return errors.New("without TLS anybody there could pass for any device; add --ca, --cert and --key, or serve 127.0.0.1, or allow it (--allow-plaintext)")
 }
 
 // URL is the address for a session's configuration.
@@ -88,7 +114,8 @@ func (a *access) Provides(b byte) bool {
 // OnConnectAuthenticate implements mochi's Hook.
 func (a *access) OnConnectAuthenticate(cl *mochi.Client, _ packets.Packet) bool {
 	id := a.identity(cl.ID)
-	if wire.CheckID(id) != nil {
+	// mochi publishes a last will without asking OnACLCheck.
+	if will := cl.Properties.Will; wire.CheckID(id) != nil || will.Flag != 0 && !a.OnACLCheck(cl, will.TopicName, true) {
 		return false
 	}
 	t, ok := cl.Net.Conn.(*tls.Conn)
@@ -96,7 +123,7 @@ func (a *access) OnConnectAuthenticate(cl *mochi.Client, _ packets.Packet) bool 
 		return true
 	}
 	certs := t.ConnectionState().PeerCertificates
-	return len(certs) == 0 || certs[0].Subject.CommonName == id
+	return len(certs) > 0 && certs[0].Subject.CommonName == id
 }
 
 // OnACLCheck implements mochi's Hook. A filter is checked like a topic, so a

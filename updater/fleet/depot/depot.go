@@ -150,21 +150,29 @@ func newServer(cfg Config) (*server, error) {
 	}
 	var subs []mqtt.Subscription
 	for _, leaf := range []string{"state", "event", "online"} {
-		subs = append(subs, mqtt.Subscription{Filter: s.topics.AnyDevice(leaf), QoS: 1, Handle: mqtt.Into(s.reports)})
+		subs = append(subs, mqtt.Subscription{Filter: s.topics.AnyDevice(leaf), QoS: 1, Handle: intake(s.reports)})
 	}
 	var err error
-	if s.control, err = mqtt.New(s.session(cfg.Depot, mqtt.MaxControl, subs...)); err != nil {
+	if s.control, err = mqtt.New(s.session(cfg.Depot, subs...)); err != nil {
 		return nil, err
 	}
-	requests := mqtt.Subscription{Filter: s.topics.Requests(cfg.Depot), Handle: mqtt.Into(s.asked)}
-	s.bulk, err = mqtt.New(s.session(cfg.Depot+"-bulk", mqtt.MaxControl, requests))
+	requests := mqtt.Subscription{Filter: s.topics.Requests(cfg.Depot), Handle: intake(s.asked)}
+	s.bulk, err = mqtt.New(s.session(cfg.Depot+"-bulk", requests))
 	return s, err
 }
 
-func (s *server) session(id string, limit int, subs ...mqtt.Subscription) mqtt.Config {
+// session reads whatever a broker that lets frames through can bring: a limit
+// below that would let one device cut the depot off from all others.
+func (s *server) session(id string, subs ...mqtt.Subscription) mqtt.Config {
 	c := s.cfg.Session
-	c.ClientID, c.MaxPacket, c.Subscriptions = id, limit, subs
+	c.ClientID, c.MaxPacket, c.Subscriptions = id, wire.MaxFrame+4<<10, subs
 	return c
+}
+
+// intake hands over to a channel what is no larger than devices send.
+func intake(c chan<- mqtt.Message) func(mqtt.Message) bool {
+	into := mqtt.Into(c)
+	return func(m mqtt.Message) bool { return len(m.Payload) <= mqtt.MaxControl && into(m) }
 }
 
 func (s *server) info() []byte {

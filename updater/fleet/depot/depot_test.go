@@ -4,11 +4,13 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"crypto/tls"
 	"encoding/hex"
 	"errors"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -403,6 +405,60 @@ func TestEmbeddedBrokerKeepsDevicesApart(t *testing.T) {
 		if got := a.OnACLCheck(client(c.client), c.topic, c.write); got != c.want {
 			t.Errorf("%s on %s, write %v: got %v, want %v", c.client, c.topic, c.write, got, c.want)
 		}
+	}
+}
+
+func TestEmbeddedBrokerIsNoPlaceToPassForAnother(t *testing.T) {
+	for _, c := range []struct {
+		o    BrokerOptions
+		want string
+	}{
+		{BrokerOptions{Addr: "0.0.0.0:0"}, "--allow-plaintext"},
+		{BrokerOptions{Addr: ":0"}, "--allow-plaintext"},
+		{BrokerOptions{Addr: "127.0.0.1:0", TLS: &tls.Config{MinVersion: tls.VersionTLS12}}, "--ca"},
+		{BrokerOptions{Addr: "nonsense"}, "port"},
+		{BrokerOptions{Addr: "0.0.0.0:0", AllowPlain: true}, ""},
+		{BrokerOptions{Addr: "localhost:0"}, ""},
+	} {
+		c.o.Tenant, c.o.Depot = "acme", "depot1"
+		b, err := EmbeddedBroker(c.o)
+		if (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%+v: got %v, want %q", c.o, err, c.want)
+		}
+		if err == nil {
+			b.Close()
+		}
+	}
+}
+
+func TestEmbeddedBrokerRefusesALastWillForAnother(t *testing.T) {
+	b, err := EmbeddedBroker(BrokerOptions{Addr: "127.0.0.1:0", Tenant: "acme", Depot: "depot1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer b.Close()
+	box1 := wire.Topics{Tenant: "acme", Device: "box1"}
+	for topic, want := range map[string]bool{box1.Online(): true, box1.For("box2").Online(): false, box1.Want(): false} {
+		s, err := mqtt.New(mqtt.Config{Broker: b.URL(), ClientID: "box1", Will: &mqtt.Message{Topic: topic, QoS: 1, Retain: true, Payload: []byte("{}")}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, stop := context.WithTimeout(t.Context(), 30*time.Second)
+		done := make(chan error, 1)
+		go func() { done <- s.Run(ctx) }()
+		var got bool
+		for changed := s.Changed(); ; changed = s.Changed() {
+			if st := s.Status(); st.Connected || st.LastError != "" {
+				got = st.Connected
+				break
+			}
+			<-changed
+		}
+		if got != want {
+			t.Errorf("last will on %s: connected %v (%s), want %v", topic, got, s.Status().LastError, want)
+		}
+		stop()
+		<-done
 	}
 }
 

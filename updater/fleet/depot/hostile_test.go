@@ -12,6 +12,7 @@ import (
 	"github.com/bothy-edge/bothy/updater/content"
 	"github.com/bothy-edge/bothy/updater/mqtt"
 	"github.com/bothy-edge/bothy/updater/mqtt/wire"
+	"github.com/bothy-edge/bothy/updater/trust"
 )
 
 // intruder is another client of a broker without access lists: it hears every
@@ -137,4 +138,47 @@ func TestDevicesShareADepotFairly(t *testing.T) {
 	if got := q.stats().Dropped; got != 1 {
 		t.Errorf("got %d dropped over the window, want 1", got)
 	}
+}
+
+// One device, within its access list, must not cut the depot off from the
+// others: a retained message would do so on every connection.
+func TestLargePacketsOfADeviceDoNotCutTheDepotOff(t *testing.T) {
+	b, fleet := parts.Mosquitto(t), newFolder(t)
+	want := noise(4, 1<<20)
+	f := fleet.add(t, want, "box1")
+	fleet.devices = []string{"box1"}
+	fleet.set(trust.Director, "box1", timestamp, "want 1")
+	fleet.set(trust.Catalog, "", timestamp, "catalog 1")
+	topics := wire.Topics{Tenant: "acme", Device: "box9"}
+	ctx, stop := context.WithCancel(timeout(t))
+	var group sync.WaitGroup
+	defer func() { stop(); group.Wait() }()
+	s, err := mqtt.New(mqtt.Config{Broker: b.URL, ClientID: "box9"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	group.Go(func() { s.Run(ctx) })
+	if err := s.Wait(ctx); err != nil {
+		t.Fatal(err)
+	}
+	large := make([]byte, 4*mqtt.MaxControl)
+	for _, topic := range []string{topics.State(), topics.Request("depot1")} {
+		if err := s.Publish(timeout(t), topic, 1, true, large); err != nil {
+			t.Fatal(err)
+		}
+	}
+	reports := make(chan Report, 64)
+	serve(t, b.URL, fleet, func(c *Config) { c.Reports = func(r Report) { reports <- r } })
+	if err := s.Publish(timeout(t), topics.Event(), 1, false, large); err != nil {
+		t.Fatal(err)
+	}
+	mustFetch(t, openStore(t, t.TempDir()), f, want, source(t, b.URL, "box1"), nil)
+	d, err := mqtt.NewDevice(mqtt.Config{Broker: b.URL}, wire.Topics{Tenant: "acme", Device: "box1"}, 5)
+	if err != nil {
+		t.Fatal(err)
+	}
+	group.Go(func() { d.Run(ctx) })
+	awaitOffer(t, d, "want 1", "catalog 1")
+	d.Report([]byte("small"))
+	awaitReport(t, reports, "state", "small")
 }

@@ -21,7 +21,7 @@ func (s *server) probe(ctx context.Context) (int, error) {
 	topic := s.topics.Probe(s.cfg.Depot)
 	back := make(chan mqtt.Message, 1)
 	sub := mqtt.Subscription{Filter: topic, Handle: mqtt.Into(back)}
-	session, err := mqtt.New(s.session(s.cfg.Depot+"-probe", wire.MaxFrame+4<<10, sub))
+	session, err := mqtt.New(s.session(s.cfg.Depot+"-probe", sub))
 	if err != nil {
 		return 0, err
 	}
