@@ -154,7 +154,7 @@ func fleetAddRun(cmd *cobra.Command, dir string, o fleet.AddOptions, asJSON bool
 	if o.Kind == release.Policy {
 		err = checkPolicyFiles(o.Files)
 	} else {
-		err = checkModelFiles(o.Files, o.Engine.Kind, cmd.ErrOrStderr())
+		err = checkModelFiles(o.Files, o.Engine, cmd.ErrOrStderr())
 	}
 	if err != nil {
 		return err

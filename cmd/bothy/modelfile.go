@@ -7,9 +7,11 @@ import (
 	"io"
 	"os"
 
+	"github.com/bothy-edge/bothy/runtime"
 	"github.com/bothy-edge/bothy/runtime/embedded/gguf"
 	"github.com/bothy-edge/bothy/runtime/embedded/kernel"
 	"github.com/bothy-edge/bothy/runtime/embedded/model"
+	"github.com/bothy-edge/bothy/updater/release"
 )
 
 // The engines that a release may name.
@@ -22,17 +24,16 @@ const (
 // checkModelFiles keeps a fleet from publishing a model that no engine can open:
 // every device would fetch gigabytes, fail and undo. What only the embedded engine
 // cannot run is refused where that engine is asked for, and said on talk otherwise.
-func checkModelFiles(paths []string, engine string, talk io.Writer) error {
-	switch engine {
-	case "", kindLlama, kindEmbedded, kindCommand:
-	default:
-		return usageError{fmt.Errorf("cannot use --engine %q: want llama-server, embedded or command", engine)}
+func checkModelFiles(paths []string, spec release.EngineSpec, talk io.Writer) error {
+	engine := spec.Kind
+	if err := checkCommand(paths, spec); err != nil {
+		return err
 	}
 	for i, path := range paths {
 		if engine == kindCommand && !isGGUF(path) {
 			continue // the format is between the release and the device's own server
 		}
-		err := checkModelFile(path, i == 0, len(paths))
+		err := checkModelFile(path, i == 0)
 		switch {
 		case err == nil:
 		case errors.Is(err, gguf.ErrFormat) && !errors.Is(err, model.ErrUnsupported):
@@ -49,6 +50,29 @@ func checkModelFiles(paths []string, engine string, talk io.Writer) error {
 	return nil
 }
 
+// checkCommand asks the engine's adapter what a device would: whether it takes so many files and these flags.
+// A release that names no engine may set what llama-server takes.
+func checkCommand(paths []string, spec release.EngineSpec) error {
+	adapters := map[string]runtime.Adapter{
+		"": runtime.LlamaServer{}, kindLlama: runtime.LlamaServer{}, kindEmbedded: runtime.Embedded{},
+		kindCommand: runtime.Template{Path: "/server", Args: []string{"{socket}"}},
+	}
+	adapter, ok := adapters[spec.Kind]
+	if !ok {
+		return usageError{fmt.Errorf("cannot use --engine %q: want llama-server, embedded or command", spec.Kind)}
+	}
+	_, err := adapter.Command(runtime.Spec{Alias: "model", Files: paths, Flags: spec.Flags}, "/engine.sock")
+	if err != nil && len(paths) > 1 {
+		return withHint{fmt.Errorf("cannot add the release: %w", err), mergeHint}
+	}
+	if err != nil {
+		return fmt.Errorf("cannot add the release: %w", err)
+	}
+	return nil
+}
+
+const mergeHint = "llama-gguf-split --merge FIRST.gguf ONE.gguf makes one file of a model in several"
+
 // isGGUF says that the file begins as GGUF files do; what cannot be read is reported by whoever opens it.
 func isGGUF(path string) bool {
 	f, err := os.Open(path)
@@ -61,9 +85,9 @@ func isGGUF(path string) bool {
 	return err == nil && bytes.Equal(magic, []byte("GGUF"))
 }
 
-// checkModelFile opens one file of a model of n files. The error wraps
+// checkModelFile opens one file of a model. The error wraps
 // model.ErrUnsupported when the file is sound and the embedded engine cannot run it.
-func checkModelFile(path string, first bool, n int) error {
+func checkModelFile(path string, first bool) error {
 	f, err := gguf.Open(path)
 	if errors.Is(err, gguf.ErrType) {
 		return fmt.Errorf("%w: %w", model.ErrUnsupported, err)
@@ -76,10 +100,7 @@ func checkModelFile(path string, first bool, n int) error {
 		return nil // the description of the whole is in the first
 	}
 	if all, ok := f.Meta.Uint("split.count"); ok && all > 1 {
-		if all != uint64(n) {
-			return fmt.Errorf("cannot use %s: it is one of the %d files of a model, and %d were named; name all, the first one first", path, all, n)
-		}
-		return fmt.Errorf("a model in %d files: %w", n, model.ErrUnsupported)
+		return withHint{fmt.Errorf("cannot use %s: it is one of the %d files of a model", path, all), mergeHint}
 	}
 	if _, err := model.Inspect(f); errors.Is(err, gguf.ErrFormat) {
 		return fmt.Errorf("cannot publish %s: %w", path, err)
