@@ -18,14 +18,24 @@ const (
 
 // boot decides what an interrupted change does next, stores that, and then
 // makes the box what the journal says. The attempt is written before anything
-// is touched: a change that brings the agent down is undone after the third time.
+// is touched: a change that brings the agent down is undone after the third
+// time. Where it cannot be written the change stands still until it can, and
+// the box serves what ran before, under both policies: a full disk must not end its service.
 func (u *Updater) boot(ctx context.Context) error {
-	if err := u.resume(); err != nil {
+	err := u.resume()
+	if fatal(err) {
 		return err
 	}
-	u.booted = true
-	u.work(ctx, actSettle, u.scene().settle)
-	return nil
+	u.booted = err == nil
+	if u.booted || !u.settling {
+		u.settling = true
+		s := u.scene()
+		if err != nil {
+			s.state = Switching
+		}
+		u.work(ctx, actSettle, s.settle)
+	}
+	return err
 }
 
 func (u *Updater) resume() error {
@@ -33,11 +43,11 @@ func (u *Updater) resume() error {
 		u.collectDue = true
 		return nil
 	}
+	u.forgetGenerations()
 	u.cfg.Log.Info("change goes on", "change", u.change.ID, "state", string(u.change.State), "attempts", u.change.Attempts)
 	switch u.change.State {
 	case Switching, Watch:
 		if u.change.Attempts >= maxAttempts {
-			u.forgetGenerations()
 			return u.goBack(codeCrash, fmt.Errorf("the agent stopped %d times while it was %s", u.change.Attempts, u.change.State))
 		}
 		next := u.change.clone()
@@ -45,11 +55,8 @@ func (u *Updater) resume() error {
 		if next.State == Switching {
 			next.Tasks = plan(u.running, next.Want)
 		}
-		if err := u.save(next, nil); err != nil {
-			return err
-		}
+		return u.save(next, nil)
 	}
-	u.forgetGenerations()
 	return nil
 }
 
@@ -86,7 +93,7 @@ func (s scene) settleModel(ctx context.Context, alias string, want release.Want)
 // settled: on watch a set that does not come up has failed its probation;
 // anything else goes on, the fleet or the engine's own restarts may mend it.
 func (u *Updater) settled(err error) error {
-	if err != nil && u.change != nil && u.change.State == Watch {
+	if err != nil && u.booted && u.change != nil && u.change.State == Watch {
 		return u.goBack(codeWatch, err)
 	}
 	if err != nil {

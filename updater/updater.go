@@ -159,6 +159,8 @@ type Updater struct {
 	stepped chan outcome // capacity 1: there is one worker
 	offers  offers
 	booted  bool
+	// settling: the box was, or is being, brought to what the journal says.
+	settling bool
 	// collectDue: artifacts may lie here that nothing needs any more.
 	collectDue bool
 	waiting    bool

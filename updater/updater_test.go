@@ -522,6 +522,38 @@ func TestStoreThatCannotBeWrittenHoldsTheChangeNotTheBox(t *testing.T) {
 	})
 }
 
+// The attempt cannot be written at the start: the change stands, the box serves what ran.
+func TestStartWithAStoreThatCannotBeWrittenServes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		a := w.start()
+		a.brings(1, before)
+		open := w.hold("prepare chat=mote@2")
+		w.assign(2, after)
+		a.Offer()
+		a.reaches(Switching)
+		a.end()
+		open()
+		var full atomic.Bool
+		full.Store(true)
+		a = w.start(func(c *Config) {
+			c.Report = func(*store.Tx, Change) error {
+				if full.Load() {
+					return syscall.ENOSPC
+				}
+				return nil
+			}
+		})
+		<-time.After(time.Hour)
+		expect(t, "box meanwhile", w.state(), "chat=mote@1 gone=old@1 policy=plant@2+plant@1")
+		expect(t, "brought up", w.did("restore chat=mote@1"), 1)
+		full.Store(false)
+		c := a.ended(2)
+		expect(t, "end", fmt.Sprint(c.State, c.Attempts), fmt.Sprint(Committed, 1))
+		a.end()
+	})
+}
+
 func TestWantThatCannotBeStoredIsHeardAgain(t *testing.T) {
 	var full atomic.Bool
 	full.Store(true)
