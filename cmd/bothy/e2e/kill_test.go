@@ -40,8 +40,11 @@ func TestKilledAgentLosesNothingThatWasAcknowledged(t *testing.T) {
 	w := online(t)
 	e := listen(t, w)
 	versions := publishMany(w, *kills+1)
+	c := startCloud(t, w)
+	w.useCloud()
+	w.addPolicyAway(c)
 	w.startAgent()
-	w.install("mote=" + versions[0])
+	w.install("mote="+versions[0], "--policy", "site@1")
 
 	p := &operator{t: t, w: w, ended: map[uint64]updater.Change{}, moments: map[updater.State]int{}}
 	traffic := startTraffic(t, w)
@@ -77,7 +80,13 @@ func TestKilledAgentLosesNothingThatWasAcknowledged(t *testing.T) {
 	for _, c := range p.ended {
 		e.hears(w, c)
 	}
-	stoppedCleanly(t, w)
+	departed := stoppedCleanly(t, w)
+	// Nothing leaves the box unless the disk has the record of it.
+	if seen := c.settled(); seen == 0 || departed < seen {
+		t.Errorf("the cloud saw %d requests, the audit log has %d departures", seen, departed)
+	} else {
+		t.Logf("the cloud saw %d requests, the audit log has %d departures", seen, departed)
+	}
 }
 
 // publishMany signs n releases of two different files.
@@ -175,14 +184,14 @@ func (p *operator) moment() {
 	p.moments[p.now]++
 }
 
-// startTraffic asks the model from two clients until the answer is called. A
-// request may fail while the agent is dead; one that is answered is answered right.
+// startTraffic asks from three clients, one of them for the cloud's model, until the answer is called.
+// A request may fail while the agent is dead; one that is answered is answered right.
 func startTraffic(t *testing.T, w *world) (stop func()) {
 	quit := make(chan struct{})
 	var running sync.WaitGroup
 	var mu sync.Mutex
 	served, cut := 0, 0
-	for range 2 {
+	for _, model := range []string{"mote", "mote", away} {
 		running.Go(func() {
 			for {
 				select {
@@ -190,7 +199,7 @@ func startTraffic(t *testing.T, w *world) (stop func()) {
 					return
 				case <-time.After(10 * time.Millisecond):
 				}
-				text, _, err := w.chat("mote", question)
+				text, _, err := w.chat(model, question)
 				var refused refusedError
 				if err == nil && !strings.Contains(text, fact) || errors.As(err, &refused) && refused.status != http.StatusServiceUnavailable {
 					t.Errorf("got %q (%v), want an answer with %q or a 503", text, err, fact)
@@ -233,8 +242,9 @@ func (w *world) noOrphans() {
 	})
 }
 
-// stoppedCleanly ends the agent and looks at what it leaves: whole files, no processes.
-func stoppedCleanly(t *testing.T, w *world) {
+// stoppedCleanly ends the agent and looks at what it leaves: whole files, no
+// processes. It answers how many departures the audit log holds.
+func stoppedCleanly(t *testing.T, w *world) (departed int64) {
 	t.Helper()
 	w.agent.signal(syscall.SIGTERM)
 	if code := w.agent.exit(t); code != 0 {
@@ -245,11 +255,19 @@ func stoppedCleanly(t *testing.T, w *world) {
 		t.Errorf("the store: %s", r.err)
 	}
 	records := 0
-	if _, err := audit.Verify(w.path("state/audit"), func(audit.Record) error { records++; return nil }); err != nil || records == 0 {
+	_, err := audit.Verify(w.path("state/audit"), func(r audit.Record) error {
+		records++
+		if r.Event == audit.Departed {
+			departed++
+		}
+		return nil
+	})
+	if err != nil || records == 0 {
 		t.Errorf("the audit log of %d records: %v", records, err)
 	}
 	aside, err := filepath.Glob(w.path("state/*.corrupt-*"))
 	if err != nil || len(aside) > 0 {
 		t.Errorf("set aside: %v (%v)", aside, err)
 	}
+	return departed
 }
