@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/http"
 	"runtime"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -109,10 +110,46 @@ func TestHugeBodyIsRefusedUnread(t *testing.T) {
 			if grew := after.TotalAlloc - before.TotalAlloc; grew > limit {
 				t.Errorf("%d MiB allocated for a body that is refused", grew>>20)
 			}
-			if b.gate.inMemory.Load() != 0 {
-				t.Errorf("%d bytes still counted", b.gate.inMemory.Load())
+			if n := b.inMemory(); n != 0 {
+				t.Errorf("%d bytes still counted", n)
 			}
 		})
+	}
+}
+
+func (b *box) inMemory() int64 {
+	b.gate.inMemory.mu.Lock()
+	defer b.gate.inMemory.mu.Unlock()
+	return b.gate.inMemory.all
+}
+
+func TestAnnouncedBodiesDoNotKeepOthersOut(t *testing.T) {
+	b := newBox(t, localFirst)
+	for range 2 * buffered {
+		b.raw("POST /v1/chat/completions HTTP/1.1\r\nHost: b\r\nContent-Length: " + strconv.Itoa(DefaultMaxBody) + "\r\n\r\n{")
+		b.raw("POST /v1/chat/completions HTTP/1.1\r\nHost: b\r\nTransfer-Encoding: chunked\r\n\r\n1\r\n{\r\n")
+	}
+	b.await("all have begun", func() bool { return b.inMemory() >= 4*buffered*firstRead })
+	if r := b.post(hello); r.StatusCode != 200 {
+		t.Errorf("got %d %s", r.StatusCode, r.body)
+	}
+}
+
+func TestOneCallerDoesNotFillTheMemory(t *testing.T) {
+	m := memory{most: 100, by: map[string]int64{}}
+	for _, step := range []struct {
+		caller string
+		n      int64
+		ok     bool
+	}{{"a", 50, true}, {"a", 1, false}, {"b", 40, true}, {"c", 11, false}, {"a", -50, true}, {"c", 11, true}} {
+		if got := m.add(step.caller, step.n); got != step.ok {
+			t.Errorf("%+v: got %v", step, got)
+		}
+	}
+	m.add("b", -40)
+	m.add("c", -11)
+	if m.all != 0 || len(m.by) != 0 {
+		t.Errorf("got %d bytes of %d callers at the end, want none", m.all, len(m.by))
 	}
 }
 
@@ -122,10 +159,10 @@ func TestBodiesInMemoryAreBounded(t *testing.T) {
 	b.set(func() { b.engine = h; b.state.Slots = 100 })
 	big := hello + strings.Repeat(" ", 1000-len(hello))
 	var wait sync.WaitGroup
-	for range buffered {
+	for range buffered / 2 { // as much as one caller may hold
 		wait.Go(func() { b.post(big) })
 	}
-	for range buffered {
+	for range buffered / 2 {
 		<-h.entered
 	}
 	r := b.post(big)

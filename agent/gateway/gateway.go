@@ -8,7 +8,6 @@ import (
 	"net/http"
 	"slices"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"github.com/bothy-edge/bothy/agent/audit"
@@ -51,7 +50,7 @@ type Gateway struct {
 	config       Config
 	stats        *stats
 	writeTimeout time.Duration // of one chunk; a client that reads slower is gone
-	inMemory     atomic.Int64  // bytes of bodies being held
+	inMemory     memory
 }
 
 // New makes a gateway.
@@ -68,7 +67,8 @@ func New(c Config) *Gateway {
 	if c.Now == nil {
 		c.Now = time.Now
 	}
-	return &Gateway{config: c, stats: newStats(c.Now), writeTimeout: time.Minute}
+	return &Gateway{config: c, stats: newStats(c.Now), writeTimeout: time.Minute,
+		inMemory: memory{most: buffered * c.MaxBody, by: map[string]int64{}}}
 }
 
 // route is one path of the API.

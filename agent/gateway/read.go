@@ -7,16 +7,49 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"sync"
 	"time"
 )
 
-// held is the memory that a body counts for until free is called.
-type held struct {
-	g *Gateway
-	n int64
+// memory counts the bytes of bodies that are held, of all callers and of each, so
+// that neither a crowd nor one flood fills the box or keeps the others out.
+type memory struct {
+	most int64 // of all; half of it for one caller
+
+	mu  sync.Mutex
+	all int64
+	by  map[string]int64
 }
 
-func (h *held) free() { h.g.inMemory.Add(-h.n) }
+func (m *memory) add(caller string, n int64) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if n > 0 && (m.all+n > m.most || m.by[caller]+n > m.most/2) {
+		return false
+	}
+	m.all += n
+	if m.by[caller] += n; m.by[caller] == 0 {
+		delete(m.by, caller)
+	}
+	return true
+}
+
+// held is the memory that one body counts for until free is called.
+type held struct {
+	m      *memory
+	caller string
+	n      int64
+}
+
+func (h *held) grow(n int64) bool {
+	ok := h.m.add(h.caller, n)
+	if ok {
+		h.n += n
+	}
+	return ok
+}
+
+func (h *held) free() { h.m.add(h.caller, -h.n) }
 
 // read takes the whole body, at most MaxBody, before the deadline. One that says it
 // is larger is refused unread.
@@ -27,19 +60,11 @@ func (g *Gateway) read(w http.ResponseWriter, r *http.Request) ([]byte, *held, *
 	if r.ContentLength > g.config.MaxBody {
 		return nil, nil, g.tooLarge(w)
 	}
-	size := r.ContentLength
-	if size < 0 {
-		size = g.config.MaxBody
-	}
-	mem := &held{g, size}
-	if g.inMemory.Add(size) > buffered*g.config.MaxBody {
-		mem.free()
-		return nil, nil, &problem{status: http.StatusServiceUnavailable, code: "too_many_bodies", message: "too much request data is in memory already", retryAfter: time.Second}
-	}
+	mem := &held{m: &g.inMemory, caller: peerOf(r).key}
 	control := http.NewResponseController(w)
 	// Wall-clock time on purpose: the deadline belongs to the socket.
 	control.SetReadDeadline(time.Now().Add(g.config.BodyTimeout))
-	body, err := g.readAll(r)
+	body, err := g.readAll(r, mem)
 	if err != nil {
 		mem.free()
 		// What is left of the body is not worth waiting for.
@@ -48,30 +73,58 @@ func (g *Gateway) read(w http.ResponseWriter, r *http.Request) ([]byte, *held, *
 	}
 	// The server goes on reading in the background to notice a hang-up; that read must not time out.
 	control.SetReadDeadline(time.Time{})
-	g.inMemory.Add(int64(len(body)) - mem.n)
-	mem.n = int64(len(body))
 	return body, mem, nil
 }
 
-var errTooLarge = errors.New("body too large")
+var (
+	errTooLarge = errors.New("body too large")
+	errMemory   = errors.New("too much request data is in memory")
+)
 
-func (g *Gateway) readAll(r *http.Request) ([]byte, error) {
-	if r.ContentLength >= 0 {
-		body := make([]byte, r.ContentLength)
-		if _, err := io.ReadFull(r.Body, body); err != nil {
+// firstRead is the buffer that a body begins with, in bytes. It grows with what has
+// arrived: a length that was only announced takes no memory from others.
+const firstRead = 64 << 10
+
+func (g *Gateway) readAll(r *http.Request, mem *held) ([]byte, error) {
+	most := r.ContentLength
+	if most < 0 {
+		most = g.config.MaxBody
+	}
+	var body []byte
+	for {
+		have := int64(len(body))
+		if have == most {
+			return body, atEnd(r.Body)
+		}
+		if have == int64(cap(body)) {
+			next := min(most, max(firstRead, 2*have))
+			if !mem.grow(next - have) {
+				return nil, errMemory
+			}
+			body = append(make([]byte, 0, next), body...)
+		}
+		n, err := r.Body.Read(body[have:cap(body)])
+		body = body[:have+int64(n)]
+		if err == io.EOF {
+			return body, nil
+		}
+		if err != nil {
 			return nil, err
 		}
-		// The server notices a hang-up only once it has seen the end of the body.
-		if _, err := r.Body.Read(make([]byte, 1)); err != io.EOF {
-			return nil, fmt.Errorf("body goes on after its length: %w", err)
-		}
-		return body, nil
 	}
-	body, err := io.ReadAll(io.LimitReader(r.Body, g.config.MaxBody+1))
-	if err == nil && int64(len(body)) > g.config.MaxBody {
-		return nil, errTooLarge
+}
+
+// atEnd reads the end of a body that should have come; the server notices a hang-up
+// only once it has been seen.
+func atEnd(body io.Reader) error {
+	n, err := io.ReadFull(body, make([]byte, 1))
+	if n > 0 {
+		return errTooLarge
 	}
-	return body, err
+	if err == io.EOF {
+		return nil
+	}
+	return err
 }
 
 func (g *Gateway) tooLarge(w http.ResponseWriter) *problem {
@@ -84,6 +137,8 @@ func (g *Gateway) unread(w http.ResponseWriter, err error) *problem {
 	switch {
 	case errors.Is(err, errTooLarge):
 		return g.tooLarge(w)
+	case errors.Is(err, errMemory):
+		return &problem{status: http.StatusServiceUnavailable, code: "too_many_bodies", message: errMemory.Error() + " already", retryAfter: time.Second}
 	case errors.Is(err, os.ErrDeadlineExceeded), errors.As(err, &timeout) && timeout.Timeout():
 		return &problem{status: http.StatusRequestTimeout, code: "body_timeout", message: fmt.Sprintf("the body did not arrive within %s", g.config.BodyTimeout)}
 	}
