@@ -452,6 +452,18 @@ func (w *world) answers(release string) {
 	}
 }
 
+// comesBackRunning waits after a start until the release answers, whatever became of its last change.
+func (w *world) comesBackRunning(release string) {
+	w.t.Helper()
+	w.eventually(release+" answers", func() error {
+		_, by, err := w.chat("mote", question)
+		if err == nil && by != release {
+			err = fmt.Errorf("%q answers", by)
+		}
+		return err
+	})
+}
+
 // lockedBuffer takes the output of a process while others read it.
 type lockedBuffer struct {
 	mu sync.Mutex
