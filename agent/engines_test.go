@@ -1,14 +1,18 @@
 package agent
 
 import (
+	"log/slog"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
+	"unicode/utf8"
 
 	"github.com/bothy-edge/bothy/agent/store"
 	"github.com/bothy-edge/bothy/internal/parts"
 	"github.com/bothy-edge/bothy/runtime"
 	"github.com/bothy-edge/bothy/updater/release"
+	"github.com/bothy-edge/bothy/updater/trust"
 )
 
 func openStore(t *testing.T, path string) *store.DB {
@@ -56,6 +60,38 @@ func TestEpochsRiseEvenWhenTheClockGoesBack(t *testing.T) {
 	}
 	if first != uint64(now.Unix()) || second != first+1 {
 		t.Errorf("got epochs %d and %d, want %d and the next", first, second, now.Unix())
+	}
+}
+
+func TestADeviceStartsWithAStoreThatCannotBeWritten(t *testing.T) {
+	full := false
+	db, _, err := store.Open(t.Context(), store.Options{Path: filepath.Join(t.TempDir(), "bothy.db"), Fault: func(op string) error {
+		if full && op == "commit" {
+			return syscall.ENOSPC
+		}
+		return nil
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer db.Close()
+	full = true
+	id := trust.Identity{Device: "box1", Tenant: "acme", Broker: "tcp://127.0.0.1:1", Depot: "depot1"}
+	if _, err := newLink(BrokerConfig{}, id, db, slog.New(slog.DiscardHandler)); err != nil {
+		t.Errorf("got %v, want a device that tries", err)
+	}
+	if epoch, err := nextEpoch(db, hour); err == nil || epoch != uint64(hour.Unix()) {
+		t.Errorf("got epoch %d, %v, want the clock's and the error", epoch, err)
+	}
+}
+
+func TestAReportIsBounded(t *testing.T) {
+	long := strings.Repeat("ö", maxReported)
+	if got := bounded(long); len(got) > maxReported+3 || !utf8.ValidString(got) || !strings.HasSuffix(got, "...") {
+		t.Errorf("got %d bytes, want at most %d and a mark", len(got), maxReported)
+	}
+	if got := bounded("short"); got != "short" {
+		t.Errorf("got %q", got)
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"os"
 	"reflect"
+	"strings"
 	"time"
 
 	"github.com/bothy-edge/bothy/agent/store"
@@ -36,13 +37,15 @@ func epochTable() store.Table[uint64] { return store.Table[uint64]{Name: "epoch"
 
 // nextEpoch numbers the starts of this device. The clock is the floor, so that a
 // lost store does not make a receiver take us for older than our own last will.
+// The number can be used also when it could not be stored.
 func nextEpoch(db *store.DB, now time.Time) (epoch uint64, err error) {
+	epoch = uint64(max(now.Unix(), 0))
 	err = db.Update(func(tx *store.Tx) error {
 		last, _, err := epochTable().Get(tx, "last")
 		if err != nil {
 			return err
 		}
-		epoch = max(last+1, uint64(max(now.Unix(), 0)))
+		epoch = max(last+1, epoch)
 		return epochTable().Put(tx, "last", epoch)
 	})
 	return epoch, err
@@ -55,7 +58,7 @@ func newLink(c BrokerConfig, id trust.Identity, db *store.DB, log *slog.Logger) 
 	}
 	epoch, err := nextEpoch(db, time.Now())
 	if err != nil {
-		return nil, err
+		log.Error("number of this start not stored", "epoch", epoch, "error", err)
 	}
 	l := &link{id: id, topics: wire.Topics{Tenant: id.Tenant, Device: id.Device}, log: log}
 	session := mqtt.Config{Broker: id.Broker, TLS: conf, AllowPlain: c.AllowPlaintext, Log: log}
@@ -117,12 +120,23 @@ func (l *link) Metadata(ctx context.Context, repo trust.Repo, name string, limit
 	return raw, err
 }
 
-// report puts the end of a change into the outbox, in the transaction that ends it.
+// report puts a change into the outbox, in the transaction that moves it. Poke comes with the next look at the box.
 func (l *link) report(tx *store.Tx, c updater.Change) error {
 	_, err := l.outbox.Put(tx, "change", changeReport{
-		Change: c.ID, State: c.State, Summary: c.Summary, Counter: c.Want.Counter, Code: c.Code, Error: c.Error,
+		Change: c.ID, State: c.State, Summary: bounded(c.Summary), Counter: c.Want.Counter, Code: c.Code, Error: bounded(c.Error),
 	})
 	return err
+}
+
+// maxReported bounds a text in a report, in bytes: a broker drops what is too
+// large, or us with it, and the outbox would offer it for ever.
+const maxReported = 4 << 10
+
+func bounded(text string) string {
+	if len(text) <= maxReported {
+		return text
+	}
+	return strings.ToValidUTF8(text[:maxReported], "") + "..."
 }
 
 // changeReport is the body of a "change" event.
