@@ -190,12 +190,15 @@ func systemFolder(root bool, given, system, xdg, home string) string {
 	}
 	h, err := os.UserHomeDir()
 	if err != nil {
-		h = os.TempDir()
+		return "" // check says what to do; a folder that anybody can guess and make would hold our keys
 	}
 	return filepath.Join(h, home, "bothy")
 }
 
 func (c *Config) check() error {
+	if c.State == "" || c.Runtime == "" {
+		return errors.New("cannot choose the state and runtime folders: HOME is not set; name `state` and `runtime` in the configuration")
+	}
 	for _, s := range []struct{ name, path string }{{"api.socket", c.API.Socket}, {"admin.socket", c.Admin.Socket}} {
 		if len(s.path) > maxSocketPath {
 			return fmt.Errorf("cannot use %s %s: the path has %d bytes, a unix socket's at most %d; choose a shorter runtime folder", s.name, s.path, len(s.path), maxSocketPath)

@@ -67,6 +67,23 @@ func TestBadConfigurationIsNamed(t *testing.T) {
 	}
 }
 
+func TestAFolderThatCannotBeChosenIsAnError(t *testing.T) {
+	if os.Geteuid() == 0 {
+		// Root never looks at HOME.
+		if got := systemFolder(false, "NO_SUCH", "/var/lib/bothy", "NO_SUCH", ".local/state"); got == "" {
+			t.Error("got no folder with HOME set, want one")
+		}
+	}
+	t.Setenv("HOME", "")
+	if got := systemFolder(false, "NO_SUCH", "/var/lib/bothy", "NO_SUCH", ".local/state"); got != "" {
+		t.Errorf("got %s without HOME, want none", got)
+	}
+	c := Config{}
+	if err := c.check(); err == nil || !strings.Contains(err.Error(), "HOME is not set") {
+		t.Errorf("got %v, want an error that says what is missing", err)
+	}
+}
+
 func TestKeyFileMustBePrivate(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "key")
 	if err := os.WriteFile(path, []byte(" sk-1\n"), 0o600); err != nil {

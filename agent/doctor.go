@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -42,8 +44,8 @@ func Examine(ctx context.Context, c Config) []Examined {
 		examineDisk(c.State), examineMemory(c.State), examineClock(), examineEngine(c.Engines), examineGPU(), examineKernel(),
 	}
 	all = append(all, examineEnrolment(ctx, c)...)
-	for name, u := range c.Upstreams {
-		all = append(all, examineUpstream(name, u))
+	for _, name := range slices.Sorted(maps.Keys(c.Upstreams)) {
+		all = append(all, examineUpstream(name, c.Upstreams[name]))
 	}
 	return all
 }

@@ -69,7 +69,7 @@ func updateFindings(s Status, _ time.Time) []Finding {
 	case updater.Refused, updater.Undone, updater.Failed:
 		return []Finding{{"update-" + u.State, HealthWarning, fmt.Sprintf("change %d is %s: %s", u.Change, u.State, u.Error), "what ran before goes on running", fmt.Sprintf("bothy change show %d", u.Change)}}
 	case updater.Paused:
-		return []Finding{{"update-paused", HealthWarning, fmt.Sprintf("change %d waits: %s", u.Change, u.Error), "", fmt.Sprintf("bothy change show %d", u.Change)}}
+		return []Finding{{"update-paused", HealthWarning, fmt.Sprintf("change %d is paused (%s) %s", u.Change, u.Reason, u.Error), "what runs goes on running", fmt.Sprintf("bothy change show %d", u.Change)}}
 	}
 	if u.Expired {
 		return []Finding{{"metadata-expired", HealthWarning, "the fleet's signed timestamp has expired", "no update is accepted until a new one arrives; serving goes on", "check that `bothy fleet serve` runs, and this box's clock"}}
@@ -91,7 +91,7 @@ func storeFindings(s Status, _ time.Time) []Finding {
 	case st.Lost || st.Quarantined != "" && st.Restored == "":
 		return []Finding{{"store-lost", HealthWarning, "the store was damaged or missing and was made anew", "history is gone; models and policy come again from the fleet", "keep " + st.Quarantined + " for support and check the disk (smartctl, dmesg)"}}
 	case st.Restored != "":
-		return []Finding{{"store-restored", HealthWarning, "the store was damaged and restored from " + st.Restored, "the last minutes of history may be missing", "keep " + st.Quarantined + " for support and check the disk (smartctl, dmesg)"}}
+		return []Finding{{"store-restored", HealthWarning, "the store was damaged and restored from " + st.Restored, "the last minutes of history may be missing; no cloud until the fleet confirmed what runs", "keep " + st.Quarantined + " for support and check the disk (smartctl, dmesg)"}}
 	}
 	return nil
 }

@@ -52,6 +52,7 @@ type PolicyStatus struct {
 // UpdateStatus is the change in progress, or the last one.
 type UpdateStatus struct {
 	State           string `json:"state"`
+	Reason          string `json:"reason,omitempty"` // why it is paused or waits
 	Change          uint64 `json:"change,omitempty"`
 	Subject         string `json:"subject,omitempty"`
 	Error           string `json:"error,omitempty"`

@@ -28,7 +28,7 @@ type refresher struct {
 func (r refresher) Refresh(ctx context.Context) (release.Want, error) {
 	want, err := r.client.Refresh(ctx, r.source)
 	if errors.Is(err, trust.ErrNotFound) && trust.CodeOf(err) == "" {
-		return want, hinted{fmt.Errorf("the fleet has nothing for this device yet: %w", err), "bothy fleet assign DIR --device NAME ALIAS=RELEASE, on the fleet's side"}
+		return want, hinted{errors.New("the fleet has nothing for this device yet"), "bothy fleet assign DIR --device NAME ALIAS=RELEASE, on the fleet's side"}
 	}
 	return want, err
 }
@@ -51,7 +51,7 @@ type unenrolled struct{}
 
 // Refresh fails: there is nobody to trust yet.
 func (unenrolled) Refresh(context.Context) (release.Want, error) {
-	return release.Want{}, notEnrolled()
+	return release.Want{}, fmt.Errorf("%w: %w", updater.ErrNobody, notEnrolled())
 }
 
 // noBroker stands for the source of a fleet that has no broker.
@@ -59,7 +59,7 @@ type noBroker struct{}
 
 // Refresh fails: updates come from a folder.
 func (noBroker) Refresh(context.Context) (release.Want, error) {
-	return release.Want{}, hinted{errors.New("this device's fleet has no broker"), "bothy update import DIR"}
+	return release.Want{}, hinted{fmt.Errorf("%w: this device's fleet has no broker", updater.ErrNobody), "bothy update import DIR"}
 }
 
 // preflight says why a want cannot be installed on this box.

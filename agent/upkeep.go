@@ -56,7 +56,7 @@ func (b *box) updateStatus() UpdateStatus {
 		return u
 	}
 	c := all[0]
-	u.Change, u.State, u.Subject, u.Error = c.ID, string(c.State), c.Summary, c.Error
+	u.Change, u.State, u.Reason, u.Subject, u.Error = c.ID, string(c.State), c.Reason, c.Summary, c.Error
 	u.Done, u.Total = c.Progress.Done, c.Progress.Total
 	return u
 }

@@ -101,6 +101,9 @@ func (u *Updater) settleOffer(r refreshed) error {
 		u.offers.tries = 0
 		u.offers.after(u.cfg.Every)
 		id, stored = u.refuse(refusal)
+	case errors.Is(r.err, ErrNobody):
+		u.offers.tries = 0
+		u.offers.after(u.cfg.Every)
 	default:
 		u.cfg.Log.Warn("cannot look for a new want", "error", r.err)
 		u.offers.tries++
@@ -174,17 +177,19 @@ func (u *Updater) runs(want release.Want) bool {
 	return true
 }
 
-// confirm stores the newer numbers of a want that runs already.
+// confirm stores the newer numbers of a want that runs already, and that the
+// journal is right again. Then its policies are put in force anew.
 func (u *Updater) confirm(want release.Want) error {
 	r := u.running
-	if reflect.DeepEqual(r.Want, want) {
+	if reflect.DeepEqual(r.Want, want) && !r.PutBack {
 		return nil
 	}
-	r.Want = want
+	r.Want, r.PutBack = want, false
 	err := u.cfg.DB.Update(func(tx *store.Tx) error { return runningTable().Put(tx, runningKey, r) })
 	if err != nil {
 		return err
 	}
+	u.booted = u.booted && !u.running.PutBack
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	u.running = r

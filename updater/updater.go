@@ -111,6 +111,9 @@ type Config struct {
 	// Report is called in the transaction of every change of state, to queue it for the fleet.
 	Report func(tx *store.Tx, c Change) error
 
+	// PutBack says that DB was restored from an older copy of itself.
+	PutBack bool
+
 	// WatchFor is how long a switch is on probation; 0 means 30 s.
 	WatchFor time.Duration
 	// WatchEvery is the pause between two looks during the watch; 0 means 2 s.
@@ -129,6 +132,11 @@ type Config struct {
 	// as a crash would: nothing more is stored or done.
 	Fault func(point string) error
 }
+
+// ErrNobody marks an error of Trust that says that there is nobody to ask: a
+// device without a fleet, or a fleet without a broker. It is normal, and an
+// offer or an import still comes through.
+var ErrNobody = errors.New("there is nobody to ask for a new want")
 
 // ErrWait marks an error of Preflight that may pass: the change pauses and asks again.
 var ErrWait = errors.New("not now")
@@ -184,7 +192,7 @@ func New(cfg Config) (*Updater, error) {
 		fetcher: cfg.Fetcher,
 	}
 	u.offers.refreshed = make(chan refreshed, 1)
-	if err := u.load(); err != nil {
+	if err := errors.Join(u.load(), u.distrust()); err != nil {
 		return nil, fmt.Errorf("cannot open the journal of changes: %w", err)
 	}
 	return u, nil

@@ -272,7 +272,8 @@ func (a *Answer) ready() int {
 
 // broken is io.EOF, or why the answer broke off.
 func (a *Answer) broken() error {
-	if a.err == io.EOF {
+	// Whoever has the end mark has the whole answer, whatever happens to the connection after it.
+	if a.err == io.EOF || a.sawDone {
 		return io.EOF
 	}
 	if a.trip.hungUp() {
@@ -323,7 +324,11 @@ func (a *Answer) Close() {
 		a.stall.Stop()
 	}
 	served := a.err == io.EOF && a.Status < 300
-	if a.client != nil && a.err != nil && a.err != io.EOF && !a.trip.hungUp() {
+	switch {
+	case a.client == nil:
+	case a.err == io.EOF:
+		a.client.Served()
+	case a.err != nil && !a.trip.hungUp():
 		a.client.Broke(a.err)
 	}
 	a.release(served)

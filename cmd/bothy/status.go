@@ -168,6 +168,9 @@ func updateLine(u agent.UpdateStatus) string {
 	}
 	if u.Change != 0 {
 		text += fmt.Sprintf("; change %d %s", u.Change, u.State)
+		if u.Reason != "" {
+			text += " for " + u.Reason
+		}
 		if u.Subject != "" {
 			text += " (" + u.Subject + ")"
 		}
