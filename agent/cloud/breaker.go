@@ -46,7 +46,7 @@ func (b *breaker) ready() bool {
 }
 
 // allow takes the right to send one request. Each yes is followed by exactly one
-// of succeeded, failed or withdrawn.
+// of answered, failed or withdrawn.
 func (b *breaker) allow() bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -57,7 +57,17 @@ func (b *breaker) allow() bool {
 	return b.state == Closed
 }
 
-// succeeded closes the breaker.
+// answered ends a trial: an answer has begun. It may still break off, so the
+// failures in a row stay, and after a trial the next one opens the breaker again.
+func (b *breaker) answered() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.state != Closed {
+		b.state, b.failures = Closed, tripAfter-1
+	}
+}
+
+// succeeded closes the breaker: an answer has come to its end.
 func (b *breaker) succeeded() {
 	b.mu.Lock()
 	defer b.mu.Unlock()

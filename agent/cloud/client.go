@@ -163,7 +163,7 @@ func (c *Client) Close() { c.transport.CloseIdleConnections() }
 //
 // gate is asked after the connection stands and before the request's first byte is
 // written to it; an error from it means that nothing left. The answer's status is below
-// 500 and the caller must close its body. Everything else is an *Error, or ctx's
+// 500, and the caller must close its body and then call Served or Broke. Everything else is an *Error, or ctx's
 // error when the caller ended it.
 func (c *Client) Do(ctx context.Context, path string, body []byte, header http.Header, gate func() error) (*http.Response, error) {
 	if !c.breaker.allow() {
@@ -228,7 +228,7 @@ func (c *Client) judge(ctx context.Context, resp *http.Response, err error) (*ht
 		return nil, c.fail(&Error{Place: c.config.Name, Kind: Unreachable, Err: err})
 	}
 	if servable(resp.StatusCode) {
-		c.breaker.succeeded()
+		c.breaker.answered()
 		c.note(nil)
 		return resp, nil
 	}
@@ -267,6 +267,9 @@ func (c *Client) note(e *Error) {
 		c.lastError = e.Error()
 	}
 }
+
+// Served tells the breaker that an answer came to its end.
+func (c *Client) Served() { c.breaker.succeeded() }
 
 // Broke tells the breaker that an answer ended before its time.
 func (c *Client) Broke(err error) {

@@ -554,3 +554,32 @@ func TestModels(t *testing.T) {
 		t.Errorf("got %s", code)
 	}
 }
+
+// An upstream that takes every request and answers none is left alone, and one that
+// is asked for too much is not.
+func TestUpstreamWhoseAnswersBreakOffIsLeftAlone(t *testing.T) {
+	b := newBox(t, cloudFirst)
+	breaks := func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/event-stream")
+		io.WriteString(w, "data: {\"error\":{\"message\":\"overloaded\"}}\n\n")
+	}
+	large := func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(http.StatusBadRequest)
+		io.WriteString(w, `{"error":{"message":"too long","code":"context_length_exceeded"}}`)
+	}
+	for _, c := range []struct {
+		cloud   http.HandlerFunc
+		arrived int32
+	}{{large, 6}, {breaks, 3}} {
+		b.set(func() { b.cloud = c.cloud })
+		b.arrived.Store(0)
+		for range 6 {
+			if r := b.post(helloStream); r.StatusCode != 200 || r.place() != "local" {
+				t.Errorf("got %d from %q, want it served here", r.StatusCode, r.place())
+			}
+		}
+		if n := b.arrived.Load(); n != c.arrived {
+			t.Errorf("%d requests went there, want %d", n, c.arrived)
+		}
+	}
+}

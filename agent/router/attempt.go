@@ -187,9 +187,13 @@ func (t *trip) tryCloud(choice Choice) (*Answer, error) {
 		return nil, t.refused(choice, err)
 	}
 	a, err := t.commit(resp, choice, give)
-	if a != nil {
+	var e *Error
+	switch {
+	case a != nil:
 		a.client = client
-	} else if t.ctx.Err() == nil {
+	case errors.As(err, &e) && e.Code == CodeTooLarge:
+		client.Served() // it is the request that does not fit
+	case t.ctx.Err() == nil:
 		client.Broke(err)
 	}
 	return a, err
