@@ -78,6 +78,18 @@ func sameCustom(a, b *json.RawMessage) bool {
 	return errP == nil && errQ == nil && bytes.Equal(p, q)
 }
 
+// fetchTarget reads the target at path, which the source knows as name.
+func fetchTarget(ctx context.Context, src Source, repo Repo, path, name string, entry *metadata.TargetFiles) ([]byte, error) {
+	raw, err := fetch(ctx, src, repo, name, bounded(entry.Length, release.MaxDocument))
+	if err != nil {
+		return nil, err
+	}
+	if err := guard(path, func() error { return entry.VerifyLengthHashes(raw) }); err != nil {
+		return nil, err
+	}
+	return raw, nil
+}
+
 // document loads the release document of an agreed target, from the store or
 // from the source, and checks that it is what its path and custom field say.
 func (c *Client) document(ctx context.Context, src Source, path string, entry *metadata.TargetFiles) (release.Document, error) {
@@ -92,11 +104,8 @@ func (c *Client) document(ctx context.Context, src Source, path string, entry *m
 	}
 	fresh := !found || entry.VerifyLengthHashes(raw) != nil
 	if fresh {
-		raw, err = fetch(ctx, src, Catalog, release.DocumentName(digest, name), bounded(entry.Length, release.MaxDocument))
+		raw, err = fetchTarget(ctx, src, Catalog, path, release.DocumentName(digest, name), entry)
 		if err != nil {
-			return release.Document{}, err
-		}
-		if err := guard(path, func() error { return entry.VerifyLengthHashes(raw) }); err != nil {
 			return release.Document{}, err
 		}
 	}

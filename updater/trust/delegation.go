@@ -2,7 +2,10 @@ package trust
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"slices"
+	"strings"
 
 	"github.com/theupdateframework/go-tuf/v2/metadata"
 )
@@ -47,7 +50,17 @@ func (r *repository) find(ctx context.Context, path string) (*metadata.TargetFil
 // claims lists the roles that are trusted with path, in the order of the
 // document, up to the first that lets no later role answer.
 func claims(d *metadata.Delegations, path string) (roles []string, terminating bool) {
-	for _, role := range d.GetRolesForTarget(path) {
+	if d.Roles == nil {
+		// Succinct roles: one bin, which ends the search.
+		for _, role := range d.GetRolesForTarget(path) {
+			roles = append(roles, role.Name)
+		}
+		return roles, len(roles) > 0
+	}
+	for _, role := range d.Roles {
+		if !claimed(role, path) {
+			continue
+		}
 		roles = append(roles, role.Name)
 		if role.Terminating {
 			return roles, true
@@ -56,8 +69,22 @@ func claims(d *metadata.Delegations, path string) (roles []string, terminating b
 	return roles, false
 }
 
+// claimed says whether a role is trusted with path. Hash prefixes are compared
+// here because go-tuf v2.4.2 compares them with base64; TUF 4.5 says hexadecimal.
+func claimed(role metadata.DelegatedRole, path string) bool {
+	if len(role.Paths) > 0 || len(role.PathHashPrefixes) == 0 {
+		ok, err := role.IsDelegatedPath(path)
+		return ok && err == nil
+	}
+	sum := sha256.Sum256([]byte(path))
+	digest := hex.EncodeToString(sum[:])
+	return slices.ContainsFunc(role.PathHashPrefixes, func(prefix string) bool { return strings.HasPrefix(digest, prefix) })
+}
+
 // checkDelegations refuses a role that can be reached from two parents, or
-// twice from one: which keys it needs would depend on the way taken.
+// twice from one: which keys it needs would depend on the way taken. A
+// repository that is not ours may have such a role, and loadRole refuses it
+// when it is reached the second way.
 func (r *repository) checkDelegations(parent string) error {
 	d := r.trusted.Targets[parent].Signed.Delegations
 	if d == nil {
@@ -77,7 +104,7 @@ func (r *repository) checkDelegations(parent string) error {
 			return refuse(Malformed, r.subject(parent), "it delegates to %q, a top-level role", role.Name)
 		case inHere[role.Name]:
 			return refuse(Malformed, r.subject(parent), "it delegates to %q twice", role.Name)
-		case known && other != parent:
+		case known && other != parent && !r.general:
 			return refuse(Malformed, r.subject(parent), "role %q is delegated to by %q too", role.Name, other)
 		}
 		inHere[role.Name] = true

@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"net/url"
+	"strings"
 	"sync"
 	"time"
 
@@ -68,7 +70,16 @@ func parseMarks(raw []byte, enrolment string) (marks, bool) {
 	return m, true
 }
 
-func roleKey(repo Repo, role string) string { return string(repo) + "/" + role }
+// roleKey names a role in the marks and in the store. The role is escaped: a
+// delegation may have any name, also one that looks like another key.
+func roleKey(repo Repo, role string) string { return string(repo) + "/" + url.PathEscape(role) }
+
+// roleOf is the role that roleKey named, and whether it is one of repo.
+func roleOf(repo Repo, key string) (role string, ours bool) {
+	name, ours := strings.CutPrefix(key, string(repo)+"/")
+	role, err := url.PathUnescape(name)
+	return role, ours && err == nil
+}
 
 func installedKey(kind release.Kind, name string) string { return kind.Folder() + "/" + name }
 

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/url"
 	"slices"
 	"time"
@@ -21,19 +22,22 @@ import (
 type repository struct {
 	name   Repo
 	device string // in the director, the device that everything must be labelled for
-	source Source // nil to use only what is stored
-	vault  vault
-	keeper *keeper
-	log    *slog.Logger
+	// general is set for a repository that is not one of ours: see Single.
+	general bool
+	source  Source // nil to use only what is stored
+	vault   vault
+	keeper  *keeper
+	log     *slog.Logger
 
 	trusted *trustedmetadata.TrustedMetadata
 	parents map[string]string // delegated role -> role that delegates to it
+	loaded  map[string]string // targets role -> role whose keys it was verified with
 	offered []byte            // the timestamp as the source gave it
 }
 
 // begin verifies the stored root chain from the enrolled root on.
 func (r *repository) begin(enrolled []byte, reference time.Time) error {
-	r.parents = map[string]string{}
+	r.parents, r.loaded = map[string]string{}, map[string]string{}
 	err := guard(r.subject("enrolled root"), func() (err error) {
 		r.trusted, err = trustedmetadata.New(enrolled)
 		return err
@@ -110,7 +114,9 @@ func (r *repository) acceptRoot(version int64, raw []byte) error {
 // forgetRotated drops the marks of roles whose keys a new root replaced. Else
 // one stolen online key could raise a version to the top and block the device
 // for ever (TUF 5.3.11). What the old keys signed no longer verifies, so
-// nothing can come back. Roots that were seen before do not do it again.
+// nothing can come back. The snapshot's keys vouch for the versions of all
+// targets roles, so those marks go with them. Roots that were seen before do
+// not do it again.
 func (r *repository) forgetRotated(m *marks, before *metadata.Metadata[metadata.RootType], version int64) {
 	if version <= m.Roots[r.name] {
 		return
@@ -121,7 +127,13 @@ func (r *repository) forgetRotated(m *marks, before *metadata.Metadata[metadata.
 			continue
 		}
 		delete(m.Roles, roleKey(r.name, role))
-		if role == metadata.TARGETS && r.name == Director {
+		switch {
+		case role == metadata.SNAPSHOT:
+			maps.DeleteFunc(m.Roles, func(key string, _ int64) bool {
+				name, ours := roleOf(r.name, key)
+				return ours && name != metadata.TIMESTAMP
+			})
+		case role == metadata.TARGETS && r.name == Director:
 			m.Counter = 0
 		}
 	}
@@ -246,7 +258,7 @@ func (r *repository) fetchSnapshot(ctx context.Context) error {
 		return refuse(Mismatch, subject, "the stored snapshot does not belong to the stored timestamp")
 	}
 	meta := r.trusted.Timestamp.Signed.Meta["snapshot.json"]
-	raw, err := fetch(ctx, r.source, r.name, fmt.Sprintf("%d.snapshot.json", meta.Version), bounded(meta.Length, maxSnapshot))
+	raw, err := fetch(ctx, r.source, r.name, r.fileName(metadata.SNAPSHOT, meta.Version), bounded(meta.Length, maxSnapshot))
 	if err != nil {
 		return err
 	}
@@ -283,10 +295,9 @@ func (r *repository) checkSnapshot() error {
 	if err := r.checkMark(metadata.SNAPSHOT, signed.Version); err != nil {
 		return err
 	}
-	prefix := string(r.name) + "/"
 	for key, mark := range r.keeper.marks().Roles {
-		role := key[min(len(prefix), len(key)):]
-		if key != prefix+role || role == metadata.TIMESTAMP || role == metadata.SNAPSHOT {
+		role, ours := roleOf(r.name, key)
+		if !ours || role == metadata.TIMESTAMP || role == metadata.SNAPSHOT {
 			continue
 		}
 		meta := signed.Meta[role+".json"]
@@ -300,10 +311,13 @@ func (r *repository) checkSnapshot() error {
 // loadRole loads one targets role, from the store if it is the version that
 // the snapshot names, and looks at what it delegates.
 func (r *repository) loadRole(ctx context.Context, role, parent string) error {
+	subject := r.subject(role)
 	if r.trusted.Targets[role] != nil {
+		if r.loaded[role] != parent {
+			return refuse(Malformed, subject, "it was reached from %q and is now reached from %q", r.loaded[role], parent)
+		}
 		return nil
 	}
-	subject := r.subject(role)
 	meta := r.trusted.Snapshot.Signed.Meta[role+".json"]
 	if meta == nil {
 		return refuse(Mismatch, subject, "the snapshot does not list it")
@@ -313,6 +327,7 @@ func (r *repository) loadRole(ctx context.Context, role, parent string) error {
 			if _, err := r.trusted.UpdateDelegatedTargets(raw, role, parent); err != nil {
 				return roleError(subject, err)
 			}
+			r.loaded[role] = parent
 			if err := r.checkLabel(role, r.trusted.Targets[role].Signed.UnrecognizedFields); err != nil {
 				return err
 			}
@@ -330,8 +345,7 @@ func (r *repository) loadRole(ctx context.Context, role, parent string) error {
 	if r.source == nil {
 		return refuse(Mismatch, subject, "the stored copy does not belong to the stored snapshot")
 	}
-	name := fmt.Sprintf("%d.%s.json", meta.Version, url.PathEscape(role))
-	raw, err := fetch(ctx, r.source, r.name, name, bounded(meta.Length, maxTargets))
+	raw, err := fetch(ctx, r.source, r.name, r.fileName(role, meta.Version), bounded(meta.Length, maxTargets))
 	if err != nil {
 		return err
 	}
@@ -372,6 +386,15 @@ func (r *repository) checkLabel(role string, fields map[string]any) error {
 		return refuse(WrongDevice, r.subject(role), "it is signed for device %.80q, this is %q", label["device"], r.device)
 	}
 	return nil
+}
+
+// fileName is what a source knows a role as. Only a repository that is not
+// ours may be one without consistent snapshots (TUF 6.2).
+func (r *repository) fileName(role string, version int64) string {
+	if r.general && !r.trusted.Root.Signed.ConsistentSnapshot {
+		return url.PathEscape(role) + ".json"
+	}
+	return fmt.Sprintf("%d.%s.json", version, url.PathEscape(role))
 }
 
 func (r *repository) rootVersion() int64 { return r.trusted.Root.Signed.Version }

@@ -23,7 +23,8 @@ var ErrNotFound = errors.New("not found")
 // Source gives metadata and release documents by name: "timestamp.json",
 // "2.root.json", "5.snapshot.json", "3.targets.json", "2.models.json" or
 // "targets/<sha256>.<name>.json". It should stop reading at limit bytes; a longer
-// answer is refused in any case. Sources are not trusted.
+// answer is refused in any case. Sources are not trusted. A Single asks for
+// more names than these: see there.
 type Source interface {
 	Metadata(ctx context.Context, repo Repo, name string, limit int64) ([]byte, error)
 }

@@ -38,6 +38,24 @@ func (v vault) putMetadata(key string, raw []byte) error {
 	return put(v.db, metadataTable(), key, raw)
 }
 
+// roles returns the stored bytes of every role of a repository but its roots.
+func (v vault) roles(repo Repo) (map[string][]byte, error) {
+	all := map[string][]byte{}
+	err := v.db.View(func(tx *store.Tx) error {
+		return metadataTable().Each(tx, roleKey(repo, ""), func(key string, raw []byte) error {
+			// The slash after "root" in a root's key is none that roleKey writes.
+			if role, ours := roleOf(repo, key); ours && roleKey(repo, role) == key {
+				all[role] = raw
+			}
+			return nil
+		})
+	})
+	if err != nil {
+		return nil, fmt.Errorf("cannot load the roles of %s: %w", repo, err)
+	}
+	return all, nil
+}
+
 func (v vault) document(digest string) ([]byte, bool, error) {
 	return load(v.db, documentTable(), digest)
 }
