@@ -75,6 +75,9 @@ type Running struct {
 	Want   release.Want `json:"want"`
 	// Narrowing are the policies of undone changes that still narrow, until the next want.
 	Narrowing []release.Document `json:"narrowing,omitempty"`
+	// PutBack: the store was restored from an older copy, and what it says may be
+	// wider than what held. This box only, until a verified want is what runs.
+	PutBack bool `json:"put_back,omitempty"`
 	// Previous is what ran before; its artifacts are kept.
 	Previous *release.Want `json:"previous,omitempty"`
 	Since    time.Time     `json:"since"`

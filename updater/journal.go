@@ -62,6 +62,16 @@ func (u *Updater) load() error {
 	})
 }
 
+// distrust notes, before anything is put in force, that the journal is an older
+// one: the policies in it may be wider than those that replaced them.
+func (u *Updater) distrust() error {
+	if !u.cfg.PutBack || u.running.PutBack {
+		return nil
+	}
+	u.running.PutBack = true
+	return u.cfg.DB.Update(func(tx *store.Tx) error { return runningTable().Put(tx, runningKey, u.running) })
+}
+
 // move stores the change in its next state, with what edit says.
 func (u *Updater) move(to State, edit func(*Change)) error {
 	return u.moveRunning(to, edit, nil)

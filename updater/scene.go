@@ -75,6 +75,9 @@ func (s scene) standing() []*release.Document {
 func (s scene) activate(docs []*release.Document) error {
 	var policies []Policy
 	var missing error
+	if s.running.PutBack {
+		docs = append(docs, nil)
+	}
 	for _, doc := range docs {
 		p, err := s.policy(doc)
 		if err != nil {

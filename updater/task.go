@@ -153,11 +153,14 @@ func (u *Updater) commit() error {
 	if u.running.Want.Digest() == u.change.Want.Digest() && u.running.Previous != nil {
 		previous = *u.running.Previous
 	}
-	now := Running{Change: u.change.ID, Want: u.change.Want, Previous: &previous, Since: u.cfg.Now()}
+	now := Running{Change: u.change.ID, Want: u.change.Want, Previous: &previous, Since: u.cfg.Now(), PutBack: u.running.PutBack}
 	if err := u.moveRunning(Committed, nil, &now); err != nil {
 		return err
 	}
 	u.raiseMarks()
+	if now.PutBack {
+		u.Offer() // whether this is the fleet's last word
+	}
 	return nil
 }
 

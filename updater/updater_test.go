@@ -608,6 +608,40 @@ func TestPolicyThatCannotBeReadAllowsThisBoxOnly(t *testing.T) {
 	})
 }
 
+// An older copy of the store may hold a wider policy, of any name, than the one
+// that was in force when the store was lost.
+func TestStoreThatWasPutBackWidensNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		a := w.start()
+		a.brings(1, before)
+		a.end()
+		w.breakAct("refresh", errBroken)
+		putBack := func(c *Config) { c.PutBack = true }
+		for _, edit := range []func(*Config){putBack, func(*Config) {}} { // and the next start knows
+			a = w.start(edit)
+			synctest.Wait()
+			expect(t, "offline", w.state(), "chat=mote@1 gone=old@1 policy=plant@1+built-in")
+			expect(t, "this box only", w.localOnly, true)
+			a.end()
+		}
+		w.mend()
+		a = w.start()
+		synctest.Wait()
+		expect(t, "the fleet says the same", w.state(), stateBefore)
+		a.end()
+
+		w.assign(2, after)
+		a = w.start(putBack)
+		a.reaches(Watch)
+		expect(t, "on watch", w.state(), stateAfter+"+built-in")
+		expect(t, "the fleet says another", a.ended(2).State, Committed)
+		synctest.Wait()
+		expect(t, "after its last word", w.state(), stateAfter)
+		a.end()
+	})
+}
+
 func TestPolicyBelowItsMarkIsLocalOnly(t *testing.T) {
 	below := false
 	synctest.Test(t, func(t *testing.T) {
