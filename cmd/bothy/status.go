@@ -1,6 +1,8 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -24,8 +26,8 @@ func statusCommand(o *options) *cobra.Command {
 		Long: "Show models and generations, queue, places and reasons of the last minutes, policy,\nupdate, broker, store, GPU and health. Exits 1 when the health is critical.",
 		Args: exactly(), Example: "  bothy status --json",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			var s agent.Status
-			if err := o.adminCall(cmd.Context(), "GET", "/v1/status", nil, &s); err != nil {
+			s, err := o.status(cmd.Context(), statusLimit)
+			if err != nil {
 				return err
 			}
 			if o.json {
@@ -43,6 +45,20 @@ func statusCommand(o *options) *cobra.Command {
 	}
 	jsonFlag(cmd, o)
 	return cmd
+}
+
+// statusLimit is how long an agent may take to describe itself; it answers in milliseconds.
+const statusLimit = 10 * time.Second
+
+// status asks the agent; one that does not answer within limit is stuck, or starts and is not done with that.
+func (o *options) status(ctx context.Context, limit time.Duration) (s agent.Status, err error) {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	err = o.adminCall(ctx, "GET", "/v1/status", nil, &s)
+	if errors.Is(err, context.DeadlineExceeded) {
+		err = withHint{fmt.Errorf("the agent took the call and did not answer within %s", limit), "journalctl -u bothy, then systemctl restart bothy"}
+	}
+	return s, err
 }
 
 // screen collects lines of two columns, a topic and what there is to say.
