@@ -30,7 +30,12 @@ const (
 type bad struct {
 	Counter uint64 `json:"counter"`
 	Change  uint64 `json:"change"`
+	// Unfit: this box lacked something. Every start tries once more, since the
+	// agent or an engine may have been installed meanwhile.
+	Unfit bool `json:"unfit,omitempty"`
 }
+
+func unfit(c Change) bool { return c.Code == codePreflight || c.Code == codeUnsupported }
 
 // crash is the error of a fault point: Run stops as if killed.
 type crash struct{ error }
@@ -120,7 +125,7 @@ func rememberBad(tx *store.Tx, c Change) error {
 	if err := badTable().Trim(tx, keepBad-1); err != nil {
 		return err
 	}
-	return badTable().Put(tx, c.Want.Digest(), bad{Counter: c.Want.Counter, Change: c.ID})
+	return badTable().Put(tx, c.Want.Digest(), bad{Counter: c.Want.Counter, Change: c.ID, Unfit: unfit(c)})
 }
 
 // save stores the change as it is, and what runs when that is given, and shows both to readers.
@@ -165,6 +170,7 @@ func (u *Updater) publish(next Change, running *Running) {
 	u.change = &next
 	if next.State.Ended() {
 		u.change, u.collectDue = nil, true
+		u.unfit[next.Want.Digest()] = unfit(next)
 	}
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -281,7 +287,7 @@ func refusalKey(r *trust.Refusal) string {
 func (u *Updater) isBad(want release.Want) (change uint64, isBad bool, err error) {
 	err = u.cfg.DB.View(func(tx *store.Tx) error {
 		b, found, err := badTable().Get(tx, want.Digest())
-		change, isBad = b.Change, found && want.Counter <= b.Counter
+		change, isBad = b.Change, found && want.Counter <= b.Counter && (!b.Unfit || u.unfit[want.Digest()])
 		return err
 	})
 	return change, isBad, err

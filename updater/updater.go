@@ -167,6 +167,7 @@ type Updater struct {
 	stepped chan outcome // capacity 1: there is one worker
 	offers  offers
 	booted  bool
+	unfit   map[string]bool // digests of wants that this process found unfit
 	// settling: the box was, or is being, brought to what the journal says.
 	settling bool
 	// collectDue: artifacts may lie here that nothing needs any more.
@@ -190,6 +191,7 @@ func New(cfg Config) (*Updater, error) {
 		changed: make(chan struct{}),
 		stepped: make(chan outcome, 1),
 		fetcher: cfg.Fetcher,
+		unfit:   map[string]bool{},
 	}
 	u.offers.refreshed = make(chan refreshed, 1)
 	if err := errors.Join(u.load(), u.distrust()); err != nil {

@@ -323,6 +323,26 @@ func TestPreflightWaitsOrEnds(t *testing.T) {
 	})
 }
 
+// "upgrade the package first" must be worth following: the fleet's order is the same afterwards.
+func TestWantThatTheBoxWasUnfitForIsTriedAgainAtTheNextStart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		unfit := func(c *Config) {
+			c.Preflight = func(context.Context, release.Want, int64) error { return errors.New("upgrade first") }
+		}
+		a := w.start(unfit)
+		w.assign(1, before)
+		c := a.brings(1, before)
+		expect(t, "end", c.State, Failed)
+		expect(t, "again in this process", a.brings(1, before).ID, c.ID)
+		a.end()
+		a = w.start()
+		a.reaches(Watch)
+		expect(t, "after the upgrade", a.ended(2).State, Committed)
+		a.end()
+	})
+}
+
 // A fetch takes the space of its whole file when it begins. Were that counted
 // again after a pause, a model of more than half the free disk would never come.
 func TestSpaceThatAFetchHasTakenIsNotAskedForTwice(t *testing.T) {
