@@ -128,6 +128,20 @@ func TestOneWrongBlockIsAskedForAgain(t *testing.T) {
 	}
 }
 
+func TestIndexOfALargeFileOnAStickCanBeGivenUp(t *testing.T) {
+	dir := t.TempDir()
+	b := noise(1, 2*BlockSize)
+	f, _ := fileOf(b)
+	if err := os.WriteFile(filepath.Join(dir, f.SHA256), b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := (Directory{Dir: dir}).Index(ctx, f); !errors.Is(err, context.Canceled) {
+		t.Errorf("got %v, want %v", err, context.Canceled)
+	}
+}
+
 func TestIndexThatWasNotSignedIsRefused(t *testing.T) {
 	want := noise(1, 2*BlockSize)
 	f, x := fileOf(want)

@@ -59,7 +59,7 @@ func (d Directory) find(f release.File) (string, error) {
 }
 
 // Index implements Source. Where no index lies beside the file, it is made from it.
-func (d Directory) Index(_ context.Context, f release.File) ([]byte, error) {
+func (d Directory) Index(ctx context.Context, f release.File) ([]byte, error) {
 	p, err := d.find(f)
 	if err != nil {
 		return nil, err
@@ -72,7 +72,7 @@ func (d Directory) Index(_ context.Context, f release.File) ([]byte, error) {
 		return nil, err
 	}
 	defer file.Close()
-	x, err := BuildIndex(file, f.Size)
+	x, err := BuildIndex(&ctxReaderAt{ctx, file}, f.Size)
 	if err != nil {
 		return nil, err
 	}

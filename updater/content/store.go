@@ -268,7 +268,7 @@ func (s *Store) importFile(ctx context.Context, path string) (release.File, erro
 		return release.File{}, err
 	}
 	// The index is of the copy: the original may change under our hands.
-	x, err := BuildIndex(tmp, n)
+	x, err := BuildIndex(&ctxReaderAt{ctx, tmp}, n)
 	if err != nil {
 		return release.File{}, err
 	}
@@ -357,4 +357,16 @@ func (c *ctxReader) Read(p []byte) (int, error) {
 		return 0, err
 	}
 	return c.r.Read(p)
+}
+
+type ctxReaderAt struct {
+	ctx context.Context
+	r   io.ReaderAt
+}
+
+func (c *ctxReaderAt) ReadAt(p []byte, at int64) (int, error) {
+	if err := c.ctx.Err(); err != nil {
+		return 0, err
+	}
+	return c.r.ReadAt(p, at)
 }
