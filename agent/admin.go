@@ -141,12 +141,37 @@ func (b *box) explain(r *http.Request) (any, error) {
 		return nil, problem{http.StatusBadRequest, fmt.Errorf("cannot read the question: %w", err), ""}
 	}
 	now := b.policies.current.Load()
-	out := ExplainAnswer{Policy: now.first.Name(), Release: now.release, Narrowed: b.policies.status().Narrowed, Ask: q.Ask}
+	out, err := q.described()
+	if err != nil {
+		return nil, err
+	}
+	out.Policy, out.Release, out.Narrowed = now.first.Name(), now.release, b.policies.status().Narrowed
+	out.Verdict = now.decider.Decide(out.Caller, out.Ask)
+	for _, p := range now.all {
+		out.Policies = append(out.Policies, p.Explain(out.Caller, out.Ask))
+	}
+	return out, nil
+}
+
+// Answer explains how p by itself would decide.
+func (q ExplainRequest) Answer(p *policy.Policy) (ExplainAnswer, error) {
+	out, err := q.described()
+	if err != nil {
+		return out, err
+	}
+	e := p.Explain(out.Caller, out.Ask)
+	out.Policy, out.Verdict, out.Policies = p.Name(), e.Verdict, []policy.Explanation{e}
+	return out, nil
+}
+
+// described is the request as Decide sees it: who calls, and what the detectors find.
+func (q ExplainRequest) described() (ExplainAnswer, error) {
+	out := ExplainAnswer{Ask: q.Ask}
 	switch {
 	case q.PID != 0:
 		id, err := caller.OfPID(q.PID)
 		if err != nil {
-			return nil, problem{http.StatusNotFound, err, ""}
+			return out, problem{http.StatusNotFound, err, ""}
 		}
 		out.Identity, out.Caller = &id, asCaller(id)
 	case q.Caller != nil:
@@ -155,10 +180,6 @@ func (b *box) explain(r *http.Request) (any, error) {
 	out.Ask.Kinds = append(out.Ask.Kinds, detect.Kinds(detect.Scan(q.Text))...)
 	if out.Ask.Time.IsZero() {
 		out.Ask.Time = time.Now()
-	}
-	out.Verdict = now.decider.Decide(out.Caller, out.Ask)
-	for _, p := range now.all {
-		out.Policies = append(out.Policies, p.Explain(out.Caller, out.Ask))
 	}
 	return out, nil
 }

@@ -256,8 +256,11 @@ func (r *reader) when(n ast.Node, by *rule) *when {
 }
 
 func (r *reader) api(n ast.Node, what string) string {
-	return r.choice(n, what, []string{"chat", "completions", "embeddings"})
+	return r.choice(n, what, APIs())
 }
+
+// APIs are the kinds of request that a policy tells apart.
+func APIs() []string { return []string{"chat", "completions", "embeddings"} }
 
 // hours reads "08:00-18:00".
 func (r *reader) hours(n ast.Node, what string) hours {

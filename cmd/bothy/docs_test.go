@@ -85,6 +85,7 @@ func TestEveryJSONFieldIsDocumented(t *testing.T) {
 		agent.Status{}, runtime.AliasStatus{}, runtime.Line{}, agent.PolicyShown{}, checked{}, agent.ExplainRequest{}, agent.ExplainAnswer{},
 		updater.Change{}, agent.UpdateStatus{}, agent.Examined{}, versionInfo{}, release.Document{}, release.Assignment{},
 		agent.Problem{}, agent.ImportRequest{}, agent.ImportAnswer{},
+		proof{}, differences{}, probed{},
 	} {
 		fieldsOf("json", types, reflect.TypeOf(v))
 	}

@@ -20,7 +20,7 @@ func policyCommand(o *options) *cobra.Command {
 		Use: "policy", Short: "Show, check and explain what decides where requests may run",
 		Example: "  bothy policy check policy.yaml",
 	}
-	cmd.AddCommand(policyShow(o), policyCheck(), policyExplain(o))
+	cmd.AddCommand(policyShow(o), policyCheck(), policyProbe(), policyExplain(o), policyProve(o), policyDiff())
 	return cmd
 }
 
@@ -138,11 +138,13 @@ func checkPolicyFiles(paths []string) error {
 func policyExplain(o *options) *cobra.Command {
 	var q agent.ExplainRequest
 	var c policy.Caller
-	var unit, exe, file string
+	var unit, exe, file, request, of string
 	var labels []string
 	cmd := &cobra.Command{
 		Use: "explain [TEXT]", Short: "Say which rule would decide a request, and why, without running it",
-		Long:    "Say which rule of the policy in force would decide a request, without running it. The\ncaller is a running process (--pid), or described by --unit, --exe, --uid and --gid, or\nthis command itself.",
+		Long: "Say which rule of the policy in force, or of a file, would decide a request, without\n" +
+			"running it. The caller is a running process (--pid), or described by --unit, --exe, --uid\n" +
+			"and --gid, or this command itself; --request takes all as JSON, as policy prove prints it.",
 		Example: `  bothy policy explain --unit web.service --model assistant "card 4111 1111 1111 1111"`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			q.Text, q.Ask.Labels = strings.Join(args, " "), labels
@@ -164,8 +166,14 @@ func policyExplain(o *options) *cobra.Command {
 				q.PID = int32(os.Getpid()) // as `bothy chat` would be seen
 			}
 			q.Ask.Bytes = max(q.Ask.Bytes, len(q.Text))
-			var a agent.ExplainAnswer
-			if err := o.adminCall(cmd.Context(), "POST", "/v1/policy/explain", q, &a); err != nil {
+			if request != "" {
+				var err error
+				if q, err = readRequest(request, cmd.InOrStdin()); err != nil {
+					return err
+				}
+			}
+			a, err := o.explain(cmd.Context(), of, q)
+			if err != nil {
 				return err
 			}
 			if o.json {
@@ -184,6 +192,8 @@ func policyExplain(o *options) *cobra.Command {
 	f.StringVar(&q.Ask.API, "api", "chat", "chat, completions or embeddings")
 	f.StringVarP(&file, "file", "f", "", "read the text from a file, - for standard input")
 	f.StringArrayVar(&labels, "class", nil, "class that the request claims for itself")
+	f.StringVar(&of, "policy", "", "explain with this policy file instead; needs no agent")
+	f.StringVar(&request, "request", "", "read the request as JSON from a file, - for standard input")
 	f.BoolVar(&q.Ask.OnlyLocal, "local", false, "the request asks to stay")
 	f.IntVar(&q.Ask.Bytes, "bytes", 0, "size of the request")
 	jsonFlag(cmd, o)
