@@ -2,6 +2,8 @@ package updater
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -109,6 +111,10 @@ func (s scene) policy(doc *release.Document) (Policy, error) {
 	}
 	if len(body) > maxPolicy {
 		return Policy{}, fmt.Errorf("cannot read policy %s: more than %d bytes", doc.ID(), maxPolicy)
+	}
+	// A disk that gives back other bytes must not widen anything.
+	if sum := sha256.Sum256(body); hex.EncodeToString(sum[:]) != doc.Primary().SHA256 {
+		return Policy{}, fmt.Errorf("cannot use policy %s: its file %s is not what was signed; check the disk", doc.ID(), path)
 	}
 	return Policy{Name: doc.Name, Version: doc.Version, Document: body, LocalOnly: s.cfg.BelowMark(*doc)}, nil
 }

@@ -610,22 +610,29 @@ func TestLostArtifactIsFetchedAgain(t *testing.T) {
 }
 
 func TestPolicyThatCannotBeReadAllowsThisBoxOnly(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t)
-		a := w.start()
-		want := w.assign(1, before)
-		a.brings(1, before)
-		_ = a.end()
-		if err := os.Remove(w.blob(want.Policy.Primary())); err != nil {
-			t.Fatal(err)
-		}
-		w.breakAct("refresh", errBroken)
-		a = w.start()
-		synctest.Wait()
-		expect(t, "local only", w.localOnly, true)
-		expect(t, "box", w.state(), "chat=mote@1 gone=old@1 policy=built-in")
-		_ = a.end()
-	})
+	for name, damage := range map[string]func(path string) error{
+		"gone":    os.Remove,
+		"changed": func(path string) error { return os.WriteFile(path, []byte("anything@9"), 0o600) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t)
+				a := w.start()
+				want := w.assign(1, before)
+				a.brings(1, before)
+				_ = a.end()
+				if err := damage(w.blob(want.Policy.Primary())); err != nil {
+					t.Fatal(err)
+				}
+				w.breakAct("refresh", errBroken)
+				a = w.start()
+				synctest.Wait()
+				expect(t, "local only", w.localOnly, true)
+				expect(t, "box", w.state(), "chat=mote@1 gone=old@1 policy=built-in")
+				_ = a.end()
+			})
+		})
+	}
 }
 
 // An older copy of the store may hold a wider policy, of any name, than the one
