@@ -2,7 +2,6 @@ package agent
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log"
 	"log/slog"
@@ -115,11 +114,9 @@ func (b *box) serve(ctx context.Context, listeners map[string]net.Listener) erro
 	case <-ctx.Done():
 		return nil
 	}
-	servers := b.servers()
-	for name, s := range servers {
-		if l := listeners[name]; l != nil {
-			start(name+" socket", func(context.Context) error { return ignoreClosed(s.Serve(l)) })
-		}
+	servers := b.servers(listeners)
+	for _, s := range servers {
+		start(s.name+" socket", func(context.Context) error { return s.serve() })
 	}
 	b.notify.Ready()
 	b.log.Info("serving", "api", b.o.Config.API.Socket, "admin", b.o.Config.Admin.Socket, "version", b.o.Version)
@@ -134,45 +131,37 @@ func (b *box) serve(ctx context.Context, listeners map[string]net.Listener) erro
 	return err
 }
 
-func ignoreClosed(err error) error {
-	if errors.Is(err, http.ErrServerClosed) {
-		return nil
-	}
-	return err
-}
-
-// servers are the HTTP servers by the name of their socket.
-func (b *box) servers() map[string]*http.Server {
+// servers are the HTTP servers of the sockets that are there.
+func (b *box) servers(listeners map[string]net.Listener) []*server {
 	quiet := slog.NewLogLogger(b.log.Handler(), slog.LevelDebug)
-	return map[string]*http.Server{
-		"api":     gateway.NewServer(b.gateway, b.log),
-		"admin":   operatorServer(b.adminHandler(), quiet),
-		"metrics": operatorServer(b.metrics(), quiet),
+	all := []*server{newServer("api", gateway.NewServer(b.gateway, b.log), listeners["api"]), operatorServer("admin", b.adminHandler(), quiet, listeners["admin"])}
+	if l := listeners["metrics"]; l != nil {
+		all = append(all, operatorServer("metrics", b.metrics(), quiet, l))
 	}
+	return all
 }
 
-// operatorServer is a server whose requests end when it shuts down: one that waits
+// operatorServer is a server whose requests end when it stops: one that waits
 // for a change would otherwise hold up the stop for as long as it may.
-func operatorServer(h http.Handler, quiet *log.Logger) *http.Server {
+func operatorServer(name string, h http.Handler, quiet *log.Logger, l net.Listener) *server {
 	ctx, cancel := context.WithCancel(context.Background())
-	s := &http.Server{
+	s := newServer(name, &http.Server{
 		Handler: h, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, ErrorLog: quiet,
 		BaseContext: func(net.Listener) context.Context { return ctx },
-	}
-	s.RegisterOnShutdown(cancel)
+	}, l)
+	s.ending = cancel
 	return s
 }
 
 // drain lets the answers that run finish, within the limit.
-func (b *box) drain(servers map[string]*http.Server) {
+func (b *box) drain(servers []*server) {
 	ctx, cancel := context.WithTimeout(context.Background(), drainLimit)
 	defer cancel()
 	var all sync.WaitGroup
-	for name, s := range servers {
+	for _, s := range servers {
 		all.Go(func() {
-			if err := s.Shutdown(ctx); err != nil {
-				b.log.Warn("answers cut off at the stop", "socket", name, "error", err)
-				s.Close()
+			if err := s.drain(ctx); err != nil {
+				b.log.Warn("answers cut off at the stop", "socket", s.name, "error", err)
 			}
 		})
 	}

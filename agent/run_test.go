@@ -13,16 +13,16 @@ import (
 
 func TestWaitingOperatorDoesNotHoldUpTheStop(t *testing.T) {
 	waiting := make(chan struct{})
-	s := operatorServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
-		close(waiting)
-		<-r.Context().Done()
-	}), log.Default())
 	socket := parts.SocketDir(t) + "/s"
 	l, err := net.Listen("unix", socket)
 	if err != nil {
 		t.Fatal(err)
 	}
-	go s.Serve(l)
+	s := operatorServer("admin", http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+		close(waiting)
+		<-r.Context().Done()
+	}), log.Default(), l)
+	go s.serve()
 	conn, err := net.Dial("unix", socket)
 	if err != nil {
 		t.Fatal(err)
@@ -34,7 +34,7 @@ func TestWaitingOperatorDoesNotHoldUpTheStop(t *testing.T) {
 	<-waiting
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 	defer cancel()
-	if err := s.Shutdown(ctx); err != nil {
+	if err := s.drain(ctx); err != nil {
 		t.Errorf("got %v, want the waiting request to end with the server", err)
 	}
 }
