@@ -8,7 +8,7 @@ HELPER   = runtime/gpu/helper/nvml-helper
 LINT     = go tool -modfile=tools/go.mod
 CC      ?= cc
 
-.PHONY: build helper demo test check soak bench bench-engine parity conformance packages tools clean help
+.PHONY: build helper demo test check soak bench bench-engine parity conformance packages test-systemd tools clean help
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -57,8 +57,16 @@ conformance: ## write build/tuf-client, the client for the TUF conformance suite
 	CGO_ENABLED=0 go build -trimpath -o build/tuf-client ./updater/trust/conformance
 	go test -count=1 ./updater/trust/conformance
 
-packages: ## .deb and .rpm for amd64 and arm64
-	@echo "packages: the .deb and .rpm do not exist yet; make build writes bin/bothy"; exit 1
+packages: ## .deb and .rpm for amd64 and arm64 in build/packages, linted, contents against the golden list
+	scripts/package-tools
+	rm -f build/packages/*.deb build/packages/*.rpm
+	scripts/packages
+	scripts/lint-packages
+	go test -count=1 ./packaging
+
+test-systemd: ## the .deb through its life in a booted systemd, about two minutes, needs root
+	scripts/package-tools
+	scripts/test-systemd
 
 clean: ## remove what was built
 	rm -rf bin build/test $(HELPER)
