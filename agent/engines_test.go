@@ -6,11 +6,13 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 	"unicode/utf8"
 
 	"github.com/bothy-edge/bothy/agent/store"
 	"github.com/bothy-edge/bothy/internal/parts"
 	"github.com/bothy-edge/bothy/runtime"
+	"github.com/bothy-edge/bothy/updater"
 	"github.com/bothy-edge/bothy/updater/release"
 	"github.com/bothy-edge/bothy/updater/trust"
 )
@@ -82,6 +84,34 @@ func TestADeviceStartsWithAStoreThatCannotBeWritten(t *testing.T) {
 	}
 	if epoch, err := nextEpoch(db, hour); err == nil || epoch != uint64(hour.Unix()) {
 		t.Errorf("got epoch %d, %v, want the clock's and the error", epoch, err)
+	}
+}
+
+func TestOnlyNewsIsReported(t *testing.T) {
+	c := updater.Change{}
+	move := func(s updater.State, reason, text string) updater.Change {
+		c.Updated = c.Updated.Add(time.Second)
+		c.State = s
+		c.History = append(c.History, updater.Transition{State: s, At: c.Updated, Reason: reason, Error: text})
+		return c
+	}
+	for i, step := range []struct {
+		state        updater.State
+		reason, text string
+		want         bool
+	}{
+		{updater.Planned, "", "", true}, {updater.Preflight, "", "", true}, {updater.Fetching, "", "", true},
+		{updater.Paused, "network", "no broker", true},
+		{updater.Preflight, "", "", false}, {updater.Fetching, "", "", false}, {updater.Paused, "network", "no broker", false},
+		{updater.Preflight, "", "", false}, {updater.Paused, "nospace", "1 GiB", true}, {updater.Switching, "", "", true},
+	} {
+		if got := news(move(step.state, step.reason, step.text)); got != step.want {
+			t.Errorf("step %d, %s: got %v, want %v", i, step.state, got, step.want)
+		}
+	}
+	c.Updated = c.Updated.Add(time.Second)
+	if news(c) {
+		t.Error("a task that moved is reported")
 	}
 }
 

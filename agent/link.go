@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"os"
 	"reflect"
+	"slices"
 	"strings"
 	"time"
 
@@ -122,10 +123,26 @@ func (l *link) Metadata(ctx context.Context, repo trust.Repo, name string, limit
 
 // report puts a change into the outbox, in the transaction that moves it. Poke comes with the next look at the box.
 func (l *link) report(tx *store.Tx, c updater.Change) error {
+	if !news(c) {
+		return nil
+	}
 	_, err := l.outbox.Put(tx, "change", changeReport{
 		Change: c.ID, State: c.State, Summary: bounded(c.Summary), Counter: c.Want.Counter, Code: c.Code, Error: bounded(c.Error),
 	})
 	return err
+}
+
+// news says that a change moved, and not merely round in the circle of a pause:
+// weeks offline must not push what matters out of the outbox.
+func news(c updater.Change) bool {
+	last := len(c.History) - 1
+	if last < 0 || !c.History[last].At.Equal(c.Updated) {
+		return false // a task moved, or a counter
+	}
+	now := c.History[last]
+	return !slices.ContainsFunc(c.History[:last], func(t updater.Transition) bool {
+		return t.State == now.State && t.Reason == now.Reason && t.Error == now.Error
+	})
 }
 
 // maxReported bounds a text in a report, in bytes: a broker drops what is too
