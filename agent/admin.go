@@ -287,7 +287,8 @@ type ImportRequest struct {
 	Path string `json:"path"`
 }
 
-// ImportAnswer tells the change that an import began; 0 when the box runs that want already.
+// ImportAnswer tells the change that carries the folder's want: one that the import began, or
+// the one that brought what runs already; 0 when none is known.
 type ImportAnswer struct {
 	Change uint64 `json:"change"`
 }

@@ -90,6 +90,7 @@ func (b *box) openStore(ctx context.Context) error {
 		return err
 	}
 	b.closing("store", b.db.Close)
+	b.policies.db = b.db
 	var report audit.Report
 	if b.audit, report, err = audit.Open(audit.Options{Dir: b.path("audit"), Log: b.log}); err != nil {
 		return fmt.Errorf("cannot open the audit log: %w", err)

@@ -8,6 +8,8 @@
 // health findings that are read off everybody's status.
 //
 // Run is the only entry; cmd calls it. When a part cannot start, Run returns an
-// error that names it; once it serves, a part that fails becomes a finding and
-// the rest goes on.
+// error that names it. Once it serves, what goes wrong outside (a broker away, an
+// engine that crashes, a full disk) becomes a finding and the rest goes on; a loop
+// of our own that ends is a bug, and Run ends with it so that the service manager
+// starts anew.
 package agent

@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 
 	"github.com/bothy-edge/bothy/agent/policy"
+	"github.com/bothy-edge/bothy/agent/store"
 	"github.com/bothy-edge/bothy/updater"
 )
 
@@ -19,6 +20,8 @@ type policies struct {
 	// activated is closed once Activate was called: until then nobody may be served.
 	activated chan struct{}
 	once      sync.Once
+	// db keeps copies of the documents in force. Set before use; nil keeps none.
+	db *store.DB
 }
 
 // inForce is what Activate made.
@@ -29,8 +32,12 @@ type inForce struct {
 	release   string   // of first; empty for the built-in policy
 	narrowing []string // releases whose narrowing is kept after an undo
 	kill      bool
-	broken    string // why the built-in policy stands for one of them
+	broken    string // why a copy or the built-in policy stands for one of them
 }
+
+// policyCopies keep the documents that were in force: should an artifact be lost,
+// the policy's refusals must not be lost with it.
+func policyCopies() store.Table[[]byte] { return store.Table[[]byte]{Name: "policy_copies"} }
 
 func newPolicies(log *slog.Logger) *policies {
 	p := &policies{log: log, activated: make(chan struct{})}
@@ -64,9 +71,11 @@ func (p *policies) Activate(list []updater.Policy) error {
 	all := []*policy.Policy{}
 	var failed error
 	for i, item := range list {
-		parsed, id, err := read(item)
+		parsed, id, err := p.read(item)
 		failed = errors.Join(failed, err)
-		next.note(item, err)
+		if err != nil {
+			next.broken = err.Error()
+		}
 		all = append(all, parsed)
 		if item.LocalOnly {
 			all = append(all, policy.Default())
@@ -80,32 +89,81 @@ func (p *policies) Activate(list []updater.Policy) error {
 	}
 	next.all, next.decider = all, policy.All(all...)
 	p.current.Store(next)
+	p.keep(list)
 	p.once.Do(func() { close(p.activated) })
 	p.log.Info("policy in force", "policy", next.first.Name(), "release", next.release, "narrowed_by", next.narrowing)
 	return failed
 }
 
-// note remembers a policy that could not be used. One that has a version but no
-// document was lost, which its owner knows and we are told by that.
-func (f *inForce) note(item updater.Policy, err error) {
-	switch {
-	case err != nil:
-		f.broken = err.Error()
-	case item.Document == nil && item.Version > 0:
-		f.broken = fmt.Sprintf("cannot find the file of policy %s@%d, local only instead", item.Name, item.Version)
-	}
-}
-
-// read gives the policy of an item; the built-in one where it has no document, or none that can be used.
-func read(item updater.Policy) (parsed *policy.Policy, id string, err error) {
-	if item.Document == nil {
+// read gives the policy of an item: its document, or the copy kept of it, or the
+// built-in one. Every stand-in is an error that says so.
+func (p *policies) read(item updater.Policy) (parsed *policy.Policy, id string, err error) {
+	if item.Document == nil && item.Version == 0 {
 		return policy.Default(), "", nil
 	}
 	id = fmt.Sprintf("%s@%d", item.Name, item.Version)
-	if parsed, err = stage(item.Document); err != nil {
-		return policy.Default(), id, fmt.Errorf("cannot activate policy %s, local only instead: %w", id, err)
+	err = errors.New("its file is lost")
+	if item.Document != nil {
+		if parsed, err = stage(item.Document); err == nil {
+			return parsed, id, nil
+		}
 	}
-	return parsed, id, nil
+	if parsed, ok := p.copyOf(id); ok {
+		return parsed, id, fmt.Errorf("cannot use policy %s, its stored copy instead: %w", id, err)
+	}
+	return policy.Default(), id, fmt.Errorf("cannot use policy %s, local only instead: %w", id, err)
+}
+
+func (p *policies) copyOf(id string) (*policy.Policy, bool) {
+	if p.db == nil {
+		return nil, false
+	}
+	var document []byte
+	err := p.db.View(func(tx *store.Tx) (err error) {
+		document, _, err = policyCopies().Get(tx, id)
+		return err
+	})
+	if err != nil || document == nil {
+		return nil, false
+	}
+	parsed, err := stage(document)
+	return parsed, err == nil
+}
+
+// keep replaces the copies by the documents in force. A copy that cannot be
+// written costs nothing as long as the artifact is there.
+func (p *policies) keep(list []updater.Policy) {
+	if p.db == nil {
+		return
+	}
+	if err := p.db.Update(func(tx *store.Tx) error { return replaceCopies(tx, list) }); err != nil {
+		p.log.Error("policy not copied", "error", err)
+	}
+}
+
+func replaceCopies(tx *store.Tx, list []updater.Policy) error {
+	held := map[string]bool{}
+	for _, item := range list {
+		id := fmt.Sprintf("%s@%d", item.Name, item.Version)
+		held[id] = true
+		if _, err := stage(item.Document); err != nil {
+			continue // the copy that stands in for it stays
+		}
+		if err := policyCopies().Put(tx, id, item.Document); err != nil {
+			return err
+		}
+	}
+	var old []string
+	err := policyCopies().Each(tx, "", func(id string, _ []byte) error {
+		if !held[id] {
+			old = append(old, id)
+		}
+		return nil
+	})
+	for _, id := range old {
+		err = errors.Join(err, policyCopies().Delete(tx, id))
+	}
+	return err
 }
 
 // status is what `bothy status` shows of the policy in force.

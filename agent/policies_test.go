@@ -2,6 +2,7 @@ package agent
 
 import (
 	"log/slog"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -113,12 +114,52 @@ func TestAPolicyThatCannotBeUsedIsShown(t *testing.T) {
 	}{
 		{"built in", updater.Policy{Name: "built-in"}, ""},
 		{"good", updater.Policy{Name: "site", Version: 2, Document: []byte(openPolicy)}, ""},
-		{"lost", updater.Policy{Name: "site", Version: 2, LocalOnly: true}, "cannot find the file of policy site@2"},
-		{"of another version of the agent", updater.Policy{Name: "site", Version: 2, Document: []byte("schema: 9")}, "cannot activate policy site@2"},
+		{"lost", updater.Policy{Name: "site", Version: 2, LocalOnly: true}, "cannot use policy site@2"},
+		{"of another version of the agent", updater.Policy{Name: "site", Version: 2, Document: []byte("schema: 9")}, "cannot use policy site@2"},
 	} {
 		_ = p.Activate([]updater.Policy{c.item}) // the error is what is shown
 		if got := p.status().Broken; got == "" != (c.want == "") || !strings.Contains(got, c.want) {
 			t.Errorf("%s: got %q, want %q", c.name, got, c.want)
 		}
+	}
+}
+
+const refusingPolicy = `schema: 1
+name: refusing
+rules:
+  - {name: not here, when: {model: [m]}, deny: not on this box}
+`
+
+func TestAPolicyWhoseFileIsLostGoesOnRefusing(t *testing.T) {
+	db := openStore(t, filepath.Join(t.TempDir(), "bothy.db"))
+	defer db.Close()
+	p := newPolicies(slog.New(slog.DiscardHandler))
+	p.db = db
+	refuses := func() bool {
+		v := p.decider().Decide(policy.Caller{}, policy.Ask{Model: "m", API: "chat"})
+		return v.Deny != "" && len(v.Places) == 0
+	}
+	if err := p.Activate([]updater.Policy{item("refusing", refusingPolicy)}); err != nil || !refuses() {
+		t.Fatalf("got %v and refuses %v, want the policy in force", err, refuses())
+	}
+	for _, lost := range []updater.Policy{
+		{Name: "refusing", Version: 1, LocalOnly: true},
+		item("refusing", "["),
+	} {
+		p = newPolicies(slog.New(slog.DiscardHandler))
+		p.db = db
+		err := p.Activate([]updater.Policy{lost})
+		if err == nil || !strings.Contains(err.Error(), "its stored copy instead") || !refuses() {
+			t.Errorf("got %v and refuses %v, want the copy in force and an error that says so", err, refuses())
+		}
+		if got := p.status().Broken; !strings.Contains(got, "refusing@1") {
+			t.Errorf("got status %q, want the policy named", got)
+		}
+	}
+	if err := p.Activate([]updater.Policy{item("closed", closedPolicy)}); err != nil {
+		t.Fatal(err)
+	}
+	if _, ok := p.copyOf("refusing@1"); ok {
+		t.Error("got a copy of a policy that is not in force any more, want none")
 	}
 }

@@ -140,7 +140,7 @@ func (u Upstream) Serves(alias string) (name string, ok bool) {
 }
 
 // DefaultTimeout bounds an attempt at an upstream whose document gives no timeout.
-const DefaultTimeout = 2 * time.Minute
+const DefaultTimeout = 10 * time.Minute
 
 // DefaultMaxWait is the spill threshold of a document that gives none.
 const DefaultMaxWait = 10 * time.Second

@@ -62,7 +62,9 @@ func (t *trip) commit(resp *http.Response, choice Choice, give func(bool)) (*Ans
 		a.release(false)
 		return nil, a.failure(err)
 	}
-	if resp.StatusCode >= 500 || !a.Events && tooLarge(resp.StatusCode, a.buf) {
+	// 501 says that the engine will never do this (embeddings of a chat model, say): an answer, not a failure.
+	failed := resp.StatusCode >= 500 && resp.StatusCode != http.StatusNotImplemented
+	if failed || !a.Events && tooLarge(resp.StatusCode, a.buf) {
 		err := a.status()
 		a.release(false)
 		return nil, err
