@@ -1,14 +1,13 @@
 #!/bin/sh
-# $1: what dpkg does; $2: the version that was configured before, empty at the first install
+# $1: what dpkg does. Its $2, the version before, tells nothing: a removed package that left its configuration has one.
 set -e
 case "$1" in
 configure | abort-upgrade | abort-deconfigure | abort-remove) ;;
 *) exit 0 ;;
 esac
-units="bothy.socket bothy-admin.socket bothy.service"
 systemd-sysusers ${DPKG_ROOT:+--root="$DPKG_ROOT"} bothy.conf
 systemd-tmpfiles ${DPKG_ROOT:+--root="$DPKG_ROOT"} --create bothy.conf || true
-for u in $units; do
+for u in bothy.socket bothy-admin.socket bothy.service; do
 	deb-systemd-helper unmask "$u" >/dev/null || true
 	if deb-systemd-helper --quiet was-enabled "$u"; then
 		deb-systemd-helper enable "$u" >/dev/null || true
@@ -19,13 +18,7 @@ for u in $units; do
 done
 if [ -z "${DPKG_ROOT:-}" ] && [ -d /run/systemd/system ]; then
 	systemctl --system daemon-reload >/dev/null || true
-	if [ -n "$2" ]; then
-		# The sockets stay open: clients wait while the agent restarts.
-		if systemctl --quiet is-active bothy.service; then
-			deb-systemd-invoke restart bothy.service >/dev/null || true
-		fi
-	else
-		# shellcheck disable=SC2086
-		deb-systemd-invoke start $units >/dev/null || true
-	fi
+	# The sockets stay open over an upgrade: clients wait while the agent restarts. What is disabled is left alone.
+	deb-systemd-invoke start bothy.socket bothy-admin.socket >/dev/null || true
+	deb-systemd-invoke restart bothy.service >/dev/null || true
 fi
