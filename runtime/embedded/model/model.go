@@ -26,12 +26,15 @@ import (
 
 // Options say how a model is to be loaded. Zero values choose.
 type Options struct {
-	Threads   int          // 0: as many as the process may use
+	Threads   int          // 0: as many as the process may use; more than 1,024 are 1,024
 	Context   int          // tokens a sequence may hold; 0 or more than trained: what the model was trained for
 	Sequences int          // sequences held at once; 0: one
 	Batch     int          // tokens computed in one step; 0: 256. Longer batches are split
 	Kernel    kernel.Level // "": the best this machine has
 }
+
+// maxThreads is more than any machine here has; each takes a goroutine's stack.
+const maxThreads = 1024
 
 // Input is one token of a batch.
 type Input struct {
@@ -71,6 +74,7 @@ func (o Options) filled(c Config) Options {
 	if o.Threads <= 0 {
 		o.Threads = runtime.GOMAXPROCS(0)
 	}
+	o.Threads = min(o.Threads, maxThreads)
 	if o.Context <= 0 || o.Context > c.Trained {
 		o.Context = c.Trained
 	}

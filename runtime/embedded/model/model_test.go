@@ -245,3 +245,11 @@ func TestLoadRefusesMoreCacheThanAnAddressSpace(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+func TestThreadsAreBounded(t *testing.T) {
+	_, m := open(t, parts.Model(t, "mote-chat-q8_0.gguf"), model.Options{Threads: 2000, Context: 16})
+	if got := m.Config().Threads; got != 1024 {
+		t.Errorf("got %d threads, want 1024 at most", got)
+	}
+	forward(t, m, 1, 2, 3)
+}
