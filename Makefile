@@ -62,7 +62,7 @@ packages: ## .deb and .rpm for amd64 and arm64 in build/packages, linted, conten
 	rm -f build/packages/*.deb build/packages/*.rpm
 	scripts/packages
 	scripts/lint-packages
-	go test -count=1 ./packaging
+	go test -count=1 ./packaging -args -packages "$(CURDIR)/build/packages"
 
 test-systemd: ## the .deb through its life in a booted systemd, about two minutes, needs root
 	scripts/package-tools

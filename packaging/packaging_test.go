@@ -1,6 +1,7 @@
 package packaging
 
 import (
+	"bytes"
 	"debug/elf"
 	"flag"
 	"fmt"
@@ -20,7 +21,10 @@ import (
 	"github.com/bothy-edge/bothy/internal/parts"
 )
 
-var update = flag.Bool("update", false, "rewrite the golden lists of the packages' contents")
+var (
+	update = flag.Bool("update", false, "rewrite the golden lists of the packages' contents")
+	folder = flag.String("packages", "", "look at the packages of this folder, all of them, and build none")
+)
 
 // built is where TestMain builds the packages of this machine's architecture.
 var built struct {
@@ -31,6 +35,10 @@ var built struct {
 
 func TestMain(m *testing.M) {
 	flag.Parse()
+	if *folder != "" {
+		built.dir = *folder
+		os.Exit(m.Run())
+	}
 	dir, err := os.MkdirTemp("", "bothy-packages")
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -47,17 +55,31 @@ func TestMain(m *testing.M) {
 	os.Exit(status)
 }
 
-// packageFile is the path of the one package with the suffix.
-func packageFile(t *testing.T, suffix string) string {
+// packageFiles are the paths of the packages with the suffix, one for each architecture that was built.
+func packageFiles(t *testing.T, suffix string) []string {
 	t.Helper()
 	if built.err != nil {
 		t.Fatalf("cannot build the packages: %v\n%s", built.err, built.output)
 	}
 	found, err := filepath.Glob(filepath.Join(built.dir, "*"+suffix))
-	if err != nil || len(found) != 1 {
-		t.Fatalf("got %v (%v), want one %s\n%s", found, err, suffix, built.output)
+	if archs := architectures(t); err != nil || len(found) != len(archs) {
+		t.Fatalf("got %v (%v), want one %s for each of %v\n%s", found, err, suffix, archs, built.output)
 	}
-	return found[0]
+	return found
+}
+
+// architectures are those that the packages were built for.
+func architectures(t *testing.T) []string {
+	t.Helper()
+	found, err := filepath.Glob(filepath.Join(built.dir, "stage", "*", "nvml-helper"))
+	if err != nil || len(found) == 0 {
+		t.Fatalf("no binaries in %s (%v)\n%s", built.dir, err, built.output)
+	}
+	var all []string
+	for _, path := range found {
+		all = append(all, filepath.Base(filepath.Dir(path)))
+	}
+	return all
 }
 
 // TestContents compares every path, mode, owner and kind. The pages of commands and the documents come and go with
@@ -65,32 +87,38 @@ func packageFile(t *testing.T, suffix string) string {
 func TestContents(t *testing.T) {
 	lists := map[string]func(*testing.T, string) []entry{".deb": readDeb, ".rpm": readRPM}
 	for suffix, read := range lists {
-		var lines []string
-		for _, e := range read(t, packageFile(t, suffix)) {
-			if !strings.HasPrefix(e.path, "/usr/share/man/man1/bothy-") && filepath.Ext(e.path) != ".md" {
-				lines = append(lines, e.String())
-			}
-		}
-		sort.Strings(lines)
-		got := strings.Join(lines, "\n") + "\n"
-		golden := filepath.Join("testdata", "contents"+suffix+".txt")
-		if *update {
-			if err := os.WriteFile(golden, []byte(got), 0o644); err != nil {
-				t.Fatal(err)
-			}
-		}
-		want, err := os.ReadFile(golden)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if diff := cmp.Diff(string(want), got); diff != "" {
-			t.Errorf("the contents of the %s differ (-want +got); if it is meant: go test ./packaging -update\n%s", suffix, diff)
+		for _, path := range packageFiles(t, suffix) {
+			compareContents(t, filepath.Join("testdata", "contents"+suffix+".txt"), path, read(t, path))
 		}
 	}
 }
 
+func compareContents(t *testing.T, golden, path string, all []entry) {
+	t.Helper()
+	var lines []string
+	for _, e := range all {
+		if !strings.HasPrefix(e.path, "/usr/share/man/man1/bothy-") && filepath.Ext(e.path) != ".md" {
+			lines = append(lines, e.String())
+		}
+	}
+	sort.Strings(lines)
+	got := strings.Join(lines, "\n") + "\n"
+	if *update {
+		if err := os.WriteFile(golden, []byte(got), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(golden)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(string(want), got); diff != "" {
+		t.Errorf("the contents of %s differ (-want +got); if it is meant: go test ./packaging -update\n%s", filepath.Base(path), diff)
+	}
+}
+
 func TestEveryCommandHasAPageInBothPackages(t *testing.T) {
-	deb, rpm := pages(readDeb(t, packageFile(t, ".deb"))), pages(readRPM(t, packageFile(t, ".rpm")))
+	deb, rpm := pages(readDeb(t, packageFiles(t, ".deb")[0])), pages(readRPM(t, packageFiles(t, ".rpm")[0]))
 	if diff := cmp.Diff(deb, rpm); diff != "" {
 		t.Errorf("the manuals differ (-deb +rpm)\n%s", diff)
 	}
@@ -99,7 +127,7 @@ func TestEveryCommandHasAPageInBothPackages(t *testing.T) {
 			t.Errorf("there is no page %s", name)
 		}
 	}
-	for _, e := range readDeb(t, packageFile(t, ".deb")) {
+	for _, e := range readDeb(t, packageFiles(t, ".deb")[0]) {
 		if (strings.HasSuffix(e.path, ".md") || strings.HasSuffix(e.path, ".gz")) && e.mode != 0o100644 {
 			t.Errorf("%s has mode %o, want 100644", e.path, e.mode)
 		}
@@ -121,59 +149,66 @@ func pages(all []entry) map[string]bool {
 
 func TestPackagesAreSmall(t *testing.T) {
 	const limit = 12 << 20
-	for _, suffix := range []string{".deb", ".rpm"} {
-		info, err := os.Stat(packageFile(t, suffix))
+	for _, path := range append(packageFiles(t, ".deb"), packageFiles(t, ".rpm")...) {
+		info, err := os.Stat(path)
 		if err != nil {
 			t.Fatal(err)
 		}
 		if info.Size() > limit {
-			t.Errorf("the %s has %d bytes, want at most %d", suffix, info.Size(), limit)
+			t.Errorf("%s has %d bytes, want at most %d", filepath.Base(path), info.Size(), limit)
 		}
 	}
 }
 
-// TestProgramsRunOnTheFloor: the agent needs no library, the helper no glibc above 2.34, and is not bound at its
-// start: a driver that lacks a newer call would end it then.
 func TestProgramsRunOnTheFloor(t *testing.T) {
-	packageFile(t, ".deb")
-	stage := filepath.Join(built.dir, "stage", runtime.GOARCH)
-	libs, _ := openELF(t, filepath.Join(stage, "bothy")).ImportedLibraries()
-	if len(libs) > 0 {
-		t.Errorf("bothy needs %v, want a static binary", libs)
+	for _, arch := range architectures(t) {
+		stage := filepath.Join(built.dir, "stage", arch)
+		agentText, helperText := read(t, filepath.Join(stage, "bothy")), read(t, filepath.Join(stage, "nvml-helper"))
+		if !bytes.Contains(agentText, helperText) {
+			t.Errorf("%s: the packaged helper is not the one inside the agent, which would not start it", arch)
+		}
+		libs, err := openELF(t, agentText).ImportedLibraries()
+		if err != nil || len(libs) > 0 {
+			t.Errorf("%s: bothy needs %v (%v), want a static binary", arch, libs, err)
+		}
+		helperRunsOnTheFloor(t, arch, openELF(t, helperText))
 	}
-	helper := openELF(t, filepath.Join(stage, "nvml-helper"))
+}
+
+// helperRunsOnTheFloor: no glibc above 2.34, and not bound at its start: a driver that lacks a newer call would end
+// the helper then.
+func helperRunsOnTheFloor(t *testing.T, arch string, helper *elf.File) {
+	t.Helper()
 	symbols, err := helper.ImportedSymbols()
 	if err != nil || len(symbols) == 0 {
-		t.Fatalf("cannot read the helper's symbols: %d, %v", len(symbols), err)
+		t.Fatalf("%s: cannot read the helper's symbols: %d, %v", arch, len(symbols), err)
 	}
 	for _, s := range symbols {
 		if v, ok := strings.CutPrefix(s.Version, "GLIBC_"); ok && semver.Compare("v"+v, "v2.34") > 0 {
-			t.Errorf("the helper needs %s of glibc %s, want at most 2.34", s.Name, v)
+			t.Errorf("%s: the helper needs %s of glibc %s, want at most 2.34", arch, s.Name, v)
 		}
 	}
-	if flags, _ := helper.DynValue(elf.DT_FLAGS); len(flags) > 0 && flags[0]&uint64(elf.DF_BIND_NOW) != 0 {
-		t.Error("the helper binds all calls at its start")
-	}
-	agentText, err := os.ReadFile(filepath.Join(stage, "bothy"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	helperText, err := os.ReadFile(filepath.Join(stage, "nvml-helper"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if !strings.Contains(string(agentText), string(helperText)) {
-		t.Error("the packaged helper is not the one inside the agent, which would not start it")
+	flags, err := helper.DynValue(elf.DT_FLAGS)
+	if err != nil || len(flags) > 0 && flags[0]&uint64(elf.DF_BIND_NOW) != 0 {
+		t.Errorf("%s: the helper binds all calls at its start (%v)", arch, err)
 	}
 }
 
-func openELF(t *testing.T, path string) *elf.File {
+func read(t *testing.T, path string) []byte {
 	t.Helper()
-	f, err := elf.Open(path)
+	b, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { f.Close() })
+	return b
+}
+
+func openELF(t *testing.T, text []byte) *elf.File {
+	t.Helper()
+	f, err := elf.NewFile(bytes.NewReader(text))
+	if err != nil {
+		t.Fatal(err)
+	}
 	return f
 }
 
