@@ -157,7 +157,7 @@ func (b *box) openFleet(context.Context) error {
 		return err
 	}
 	if id.Broker != "" {
-		b.link, err = newLink(b.o.Config.Broker, id, b.db, b.log)
+		b.link, err = newLink(b.o.Config.Broker, id, b.db, b.dbReport, b.log)
 	}
 	return err
 }

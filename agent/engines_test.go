@@ -79,7 +79,7 @@ func TestADeviceStartsWithAStoreThatCannotBeWritten(t *testing.T) {
 	defer db.Close()
 	full = true
 	id := trust.Identity{Device: "box1", Tenant: "acme", Broker: "tcp://127.0.0.1:1", Depot: "depot1"}
-	if _, err := newLink(BrokerConfig{}, id, db, slog.New(slog.DiscardHandler)); err != nil {
+	if _, err := newLink(BrokerConfig{}, id, db, store.Report{}, slog.New(slog.DiscardHandler)); err != nil {
 		t.Errorf("got %v, want a device that tries", err)
 	}
 	if epoch, err := nextEpoch(db, hour); err == nil || epoch != uint64(hour.Unix()) {
@@ -233,5 +233,24 @@ func TestRestoreRecallsWhatStillAnswers(t *testing.T) {
 	restore(1)
 	if got := s.State("m"); got.Generation != lease.Generation || got.Release != "mote@1" {
 		t.Errorf("got %s in generation %d, want mote@1 in generation %d again", got.Release, got.Generation, lease.Generation)
+	}
+}
+
+func TestReportsAreNumberedAnewOnceTheStoreIsPutBack(t *testing.T) {
+	db := openStore(t, filepath.Join(t.TempDir(), "bothy.db"))
+	defer db.Close()
+	for _, c := range []struct {
+		report store.Report
+		epoch  uint64
+		want   uint64
+	}{
+		{store.Report{Fresh: true}, 10, 10},
+		{store.Report{Clean: true}, 20, 10},
+		{store.Report{Restored: "snapshot-3"}, 30, 30},
+		{store.Report{}, 40, 30},
+	} {
+		if got := origin(db, c.report, c.epoch); got != c.want {
+			t.Errorf("%+v at epoch %d: got origin %d, want %d", c.report, c.epoch, got, c.want)
+		}
 	}
 }

@@ -52,7 +52,28 @@ func nextEpoch(db *store.DB, now time.Time) (epoch uint64, err error) {
 	return epoch, err
 }
 
-func newLink(c BrokerConfig, id trust.Identity, db *store.DB, log *slog.Logger) (*link, error) {
+// origin is when the numbering of reports began: the epoch of the start that found
+// the store fresh or put back. Numbers after a restore were used before.
+func origin(db *store.DB, report store.Report, epoch uint64) uint64 {
+	begun := epoch
+	err := db.Update(func(tx *store.Tx) error {
+		last, ok, err := epochTable().Get(tx, "origin")
+		if err != nil {
+			return err
+		}
+		if ok && report.Restored == "" {
+			begun = last
+			return nil
+		}
+		return epochTable().Put(tx, "origin", begun)
+	})
+	if err != nil {
+		return epoch // a store that cannot be written sends nothing anyway
+	}
+	return begun
+}
+
+func newLink(c BrokerConfig, id trust.Identity, db *store.DB, report store.Report, log *slog.Logger) (*link, error) {
 	conf, err := c.tls()
 	if err != nil {
 		return nil, err
@@ -73,6 +94,7 @@ func newLink(c BrokerConfig, id trust.Identity, db *store.DB, log *slog.Logger) 
 	l.depot = content.NewDepot(bulk)
 	l.depot.GC = &content.Collector{}
 	l.outbox = mqtt.NewOutbox(db, l.control.Session, l.topics, l.sealEvent, time.Now)
+	l.outbox.Origin = origin(db, report, epoch)
 	return l, nil
 }
 

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/http"
 	"os"
@@ -89,6 +90,9 @@ func (b *box) upkeep(ctx context.Context) error {
 	for {
 		changed := b.updater.Changed() // before the look, so that nothing falls between
 		// The look itself is the proof of life: it takes the locks that requests and updates take.
+		if b.db.Damaged() {
+			return errors.New("the store was damaged while it was open; the next start repairs it")
+		}
 		s := b.status(time.Now())
 		b.notify.Alive()
 		b.notify.Status(fmt.Sprintf("health %s, %d models, want %d", s.Health, len(s.Models), s.Update.Running))

@@ -109,6 +109,20 @@ func TestLostArtifactIsFetchedAgain(t *testing.T) {
 	})
 }
 
+func TestFileThatRottedSinceItCameIsFetchedAgain(t *testing.T) {
+	inBubble(t, func(w *world, a *agent) {
+		a.brings(1, before)
+		a.brings(2, after)
+		want := w.assign(3, before)
+		if err := os.WriteFile(w.blob(want.Models["chat"].Primary()), []byte("rotten"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		c := a.brings(3, before)
+		expect(t, "change", c.State, Committed)
+		expect(t, "fetched", w.did("fetch mote@1"), 2)
+	})
+}
+
 func TestPolicyThatCannotBeReadAllowsThisBoxOnly(t *testing.T) {
 	for name, damage := range map[string]func(path string) error{
 		"gone":    os.Remove,

@@ -33,16 +33,21 @@ func (u *Updater) preflightEnded(err error) error {
 	return u.fail(codePreflight, err)
 }
 
-// fetch brings every artifact of the want that is not here yet.
+// fetch brings every artifact of the want that is not here yet. What lies here
+// and does not serve now is read again in whole, and fetched if the disk changed it.
 func (s scene) fetch(ctx context.Context) (uint64, error) {
 	files := filesOf(s.want)
 	var total, done int64
 	for _, f := range files {
 		total += f.Size
 	}
+	serving := map[string]bool{}
+	for _, f := range filesOf(s.running.Want) {
+		serving[f.SHA256] = true
+	}
 	finished := map[string]int64{} // by source
 	for _, f := range files {
-		if _, ok := s.fetcher.Have(f); !ok {
+		if _, ok := s.fetcher.Have(f); !ok || !serving[f.SHA256] {
 			last, err := s.fetchOne(ctx, f, done, total, finished)
 			if err != nil {
 				return 0, fmt.Errorf("cannot fetch %s (sha256:%.12s): %w", f.Path, f.SHA256, err)

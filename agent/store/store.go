@@ -112,6 +112,10 @@ type DB struct {
 	doubtful atomic.Bool
 }
 
+// Damaged says that a damaged page was met while the store was open: nothing can
+// be read or written any more, and the next Open repairs the file.
+func (db *DB) Damaged() bool { return db.damaged.Load() }
+
 // Open opens the store, repairing it as far as the ladder goes. It fails with
 // ErrNewer or ErrInUse without touching anything, or when the folder itself
 // cannot be used (permission, full or failing disk).

@@ -63,15 +63,31 @@ func (s *Store) Fetch(ctx context.Context, f release.File, sources []Source, pro
 		return "", err
 	}
 	defer free()
-	if s.Has(f.SHA256) {
-		progress(Progress{State: StateDone, Done: f.Size, Total: f.Size})
-		return s.Path(f.SHA256), nil
+	if whole, err := s.stillWhole(ctx, f, progress); whole || err != nil {
+		return s.Path(f.SHA256), err
 	}
 	r := &fetch{store: s, file: f, sources: sources, report: progress, bySource: map[string]int64{}}
 	if err := r.run(ctx); err != nil {
 		return "", fmt.Errorf("cannot fetch %s: %w at %s", short(f.SHA256), noSpace(err), r.position())
 	}
 	return s.Path(f.SHA256), nil
+}
+
+// stillWhole says whether the file lies here and is what it was: a disk may have
+// changed its mind since. One that is not is removed, to be fetched again.
+func (s *Store) stillWhole(ctx context.Context, f release.File, progress func(Progress)) (bool, error) {
+	if !s.Has(f.SHA256) {
+		return false, nil
+	}
+	progress(Progress{State: StateChecking, Done: f.Size, Total: f.Size})
+	err := s.Verify(ctx, f.SHA256)
+	if errors.Is(err, ErrMismatch) {
+		return false, s.drop(f.SHA256)
+	}
+	if err == nil {
+		progress(Progress{State: StateDone, Done: f.Size, Total: f.Size})
+	}
+	return err == nil, err
 }
 
 // fetch is one call of Store.Fetch. Its fields are set before the writer starts

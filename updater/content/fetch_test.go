@@ -397,3 +397,34 @@ func TestCancelledFetchKeepsWhatCame(t *testing.T) {
 		t.Errorf("got %v, want 3 MiB resumed", last.BySource)
 	}
 }
+
+func TestFileThatRottedIsFetchedAgain(t *testing.T) {
+	want := noise(3, 2*BlockSize+7)
+	f, _ := fileOf(want)
+	stick := Directory{t.TempDir()}
+	if err := os.WriteFile(filepath.Join(stick.Dir, f.Path), want, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s := openStore(t)
+	var sources map[string]int64
+	fetch := func() {
+		t.Helper()
+		if _, err := s.Fetch(t.Context(), f, []Source{stick}, func(p Progress) { sources = p.BySource }); err != nil {
+			t.Fatal(err)
+		}
+		wantFile(t, s, f, want)
+	}
+	fetch()
+	fetch()
+	if sources != nil {
+		t.Errorf("a whole file: got it from %v again, want it read only", sources)
+	}
+	err := errors.Join(os.Chmod(s.Path(f.SHA256), 0o600), os.WriteFile(s.Path(f.SHA256), []byte("rotten"), 0o600))
+	if err != nil {
+		t.Fatal(err)
+	}
+	fetch()
+	if sources["directory"] != f.Size {
+		t.Errorf("a rotten file: got it from %v, want all of it from the directory", sources)
+	}
+}

@@ -208,6 +208,11 @@ func (s *Store) Remove(digest string) error {
 		return err
 	}
 	defer release()
+	return s.drop(digest)
+}
+
+// drop is Remove by who holds the digest.
+func (s *Store) drop(digest string) error {
 	for _, p := range []string{s.Path(digest), s.indexPath(digest), s.partial(digest, partExt), s.partial(digest, journalExt), s.partial(digest, indexExt)} {
 		if err := os.Remove(p); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("cannot remove %s: %w", short(digest), err)

@@ -21,11 +21,12 @@ const (
 )
 
 // Event is one report of a device, as it is sealed and sent. The receiver
-// deduplicates by Device and Seq, and sees by a gap what was given up.
+// deduplicates by Device, Origin and Seq, and sees by a gap what was given up.
 type Event struct {
 	V      int             `json:"v"` // 1
 	Device string          `json:"device"`
-	Seq    uint64          `json:"seq"` // from 1, never used twice by one store
+	Origin uint64          `json:"origin"` // of the numbering: a device that lost or restored its store begins another
+	Seq    uint64          `json:"seq"`    // from 1, never used twice by one origin
 	Time   time.Time       `json:"time"`
 	Kind   string          `json:"kind"` // for example "change"
 	Body   json.RawMessage `json:"body"`
@@ -42,6 +43,9 @@ type record struct {
 // event may arrive twice (a crash between acknowledgement and deletion), never
 // out of order from one run. Safe for concurrent use.
 type Outbox struct {
+	// Origin numbers the store's life. Set before use.
+	Origin uint64
+
 	db      *store.DB
 	table   store.Table[record]
 	session *Session
@@ -161,7 +165,7 @@ func (o *Outbox) encode(key string, r record) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot report %s: its key %q is no number", r.Kind, key)
 	}
-	b, err := json.Marshal(Event{V: 1, Device: o.topics.Device, Seq: seq, Time: r.Time, Kind: r.Kind, Body: r.Body})
+	b, err := json.Marshal(Event{V: 1, Device: o.topics.Device, Origin: o.Origin, Seq: seq, Time: r.Time, Kind: r.Kind, Body: r.Body})
 	if err != nil {
 		return nil, fmt.Errorf("cannot report %s: %w", r.Kind, err)
 	}
