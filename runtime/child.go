@@ -40,6 +40,9 @@ type Children struct {
 	done   chan struct{}
 }
 
+// oomScore is what engines add to their badness (proc(5), oom_score_adj: -1000 to 1000).
+const oomScore = "500"
+
 // NewChildren starts the forking thread. The caller must Close it.
 func NewChildren() *Children {
 	c := &Children{orders: make(chan func()), quit: make(chan struct{}), done: make(chan struct{})}
@@ -94,6 +97,8 @@ func (c *Children) Launch(o Order) (Process, error) {
 	if err != nil {
 		return nil, fmt.Errorf("cannot start %s: %w", o.Command.Path, err)
 	}
+	// When memory runs out the kernel shall take the engine, which is started again, not the agent.
+	_ = os.WriteFile(fmt.Sprintf("/proc/%d/oom_score_adj", cmd.Process.Pid), []byte(oomScore), 0) // a hint; without it all still works
 	go p.wait()
 	return p, nil
 }

@@ -55,6 +55,9 @@ func TestEngineDiesWithAKilledAgent(t *testing.T) {
 	if len(pids) != 1 || !alive(pids[0]) {
 		t.Fatalf("got processes %v, want one that lives", pids)
 	}
+	if score, err := os.ReadFile("/proc/" + strconv.Itoa(pids[0]) + "/oom_score_adj"); err != nil || strings.TrimSpace(string(score)) != oomScore {
+		t.Errorf("got oom_score_adj %q (%v), want %s: memory pressure must take the engine first", score, err, oomScore)
+	}
 	cmd.Process.Kill()
 	cmd.Wait()
 	eventually(t, "end of the engine", func() bool { return !alive(pids[0]) })
