@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/bothy-edge/bothy/agent"
+	"github.com/bothy-edge/bothy/agent/audit"
 	"github.com/bothy-edge/bothy/internal/parts"
 	"github.com/bothy-edge/bothy/runtime"
 	"github.com/bothy-edge/bothy/updater"
@@ -85,7 +86,7 @@ func TestEveryJSONFieldIsDocumented(t *testing.T) {
 		agent.Status{}, runtime.AliasStatus{}, runtime.Line{}, agent.PolicyShown{}, checked{}, agent.ExplainRequest{}, agent.ExplainAnswer{},
 		updater.Change{}, agent.UpdateStatus{}, agent.Examined{}, versionInfo{}, release.Document{}, release.Assignment{},
 		agent.Problem{}, agent.ImportRequest{}, agent.ImportAnswer{},
-		proof{}, differences{}, probed{},
+		proof{}, differences{}, probed{}, verified{}, audit.Record{},
 	} {
 		fieldsOf("json", types, reflect.TypeOf(v))
 	}
