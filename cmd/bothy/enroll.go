@@ -4,7 +4,10 @@ import (
 	"crypto/ed25519"
 	"fmt"
 	"os"
+	"os/user"
 	"path/filepath"
+	"strconv"
+	"syscall"
 
 	"github.com/spf13/cobra"
 
@@ -22,6 +25,9 @@ func enrollCommand(o *options) *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := o.loadConfig()
 			if err != nil {
+				return err
+			}
+			if err := ownState(c.State, os.Geteuid(), "bothy enroll "+args[0]+" --device "+device); err != nil {
 				return err
 			}
 			raw, err := os.ReadFile(args[0])
@@ -44,4 +50,22 @@ func enrollCommand(o *options) *cobra.Command {
 	cmd.Flags().StringVar(&device, "device", "", "name of this box in the fleet (required)")
 	required(cmd, "device")
 	return cmd
+}
+
+// ownState refuses to write into a state folder of somebody else. Root could, and the agent, which runs as the
+// folder's owner, could not read its key then and would not start.
+func ownState(state string, euid int, command string) error {
+	info, err := os.Stat(state)
+	if err != nil {
+		return nil // made by this command, or refused where it writes
+	}
+	owner, ok := info.Sys().(*syscall.Stat_t)
+	if !ok || int(owner.Uid) == euid {
+		return nil
+	}
+	name := strconv.Itoa(int(owner.Uid))
+	if u, err := user.LookupId(name); err == nil {
+		name = u.Username
+	}
+	return withHint{fmt.Errorf("cannot enrol: %s belongs to %s, who could not read the key", state, name), "sudo runuser -u " + name + " -- " + command}
 }
