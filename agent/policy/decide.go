@@ -20,6 +20,7 @@ const (
 )
 
 // program is a document in the form that Decide runs: classes as bits, rules flat.
+// prove/encode.go says in formulas what this file does: the two change together.
 type program struct {
 	classes    []string // class of each bit; bit 0 is Opaque
 	kinds      map[detect.Kind]uint64

@@ -26,7 +26,8 @@ type Region struct {
 	New  string         `json:"new_rule"`
 	// Changed are the places in both whose upstream is another one in the new policy.
 	Changed []policy.Place `json:"changed_upstreams,omitempty"`
-	// Where is enough to be in the region; other requests may be in it too.
+	// Where is enough to be in the region; other requests may be in it too. Empty
+	// when it is every request, or too hard to tell.
 	Where   []Term  `json:"where"`
 	Example Request `json:"example"`
 }
@@ -219,7 +220,7 @@ func (c *comparison) where(inside sat.Lit) []Term {
 	fixed := c.fixed()
 	outside := inside.Not()
 	if c.solver.Solve(append(slices.Clone(fixed), outside)...) != sat.Unsatisfiable {
-		return nil // too hard to tell; the example stands
+		return []Term{} // too hard to tell; the example stands
 	}
 	core := slices.DeleteFunc(c.solver.Core(), func(l sat.Lit) bool { return l == outside })
 	for i := 0; i < len(core); {

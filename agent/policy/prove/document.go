@@ -114,11 +114,17 @@ func dayNames() []string { return []string{"sun", "mon", "tue", "wed", "thu", "f
 
 // read takes a policy apart.
 func read(p *policy.Policy) (document, error) {
-	var d document
-	dec := json.NewDecoder(bytes.NewReader(p.Document()))
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(&d); err != nil {
+	d, err := decode(p.Document())
+	if err != nil {
 		return d, fmt.Errorf("cannot analyse policy %q: this version does not understand all of it: %w", p.Name(), err)
 	}
 	return d, nil
+}
+
+func decode(canonical []byte) (document, error) {
+	var d document
+	dec := json.NewDecoder(bytes.NewReader(canonical))
+	dec.DisallowUnknownFields()
+	err := dec.Decode(&d)
+	return d, err
 }

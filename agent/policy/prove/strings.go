@@ -42,8 +42,10 @@ func partition(globs []glob, friendly string) ([]atom, error) {
 	for _, s := range literals {
 		p.add(s, s)
 	}
-	if p.key(friendly) == p.key(fill) {
-		p.add(friendly, "*")
+	for _, s := range []string{friendly, friendly + fill} {
+		if p.key(s) == p.key(fill) {
+			p.add(s, "*")
+		}
 	}
 	for _, u := range prefixes {
 		for _, v := range suffixes {
