@@ -103,9 +103,10 @@ func (r *reader) baseURL(n ast.Node) string {
 	return strings.TrimRight(s, "/")
 }
 
+// loopback takes addresses only: what the name localhost leads to is the resolver's to say.
 func loopback(host string) bool {
 	ip, err := netip.ParseAddr(host)
-	return host == "localhost" || err == nil && ip.IsLoopback()
+	return err == nil && ip.IsLoopback()
 }
 
 // models reads alias: upstream's name.

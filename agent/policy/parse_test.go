@@ -150,6 +150,7 @@ func TestParseRefuses(t *testing.T) {
 		{"sizes crossed", head + "rules: [{name: a, when: {min_bytes: 5, max_bytes: 4}, places: local}]\n", `3:9: rule 1 ("a") can never fire: min_bytes 5 is above max_bytes 4`},
 		{"reserved names", head + "upstreams: [{name: local, api: openai, base_url: 'https://a/'}]\nclasses: [{name: opaque}]\nrules: [{name: default, places: local}]\n",
 			`3:20: an upstream cannot be named "local": that is this box; 4:18: the class "opaque" is built in and cannot be defined; 5:16: a rule cannot be named "default": that is the answer when no rule matches`},
+		{"http to a name", head + "upstreams: [{name: a, api: openai, base_url: 'http://localhost:1/v1'}]\n", `3:46: base_url "http://localhost:1/v1" is not encrypted; http is for loopback addresses only`},
 		{"plain http", head + "upstreams: [{name: a, api: openai, base_url: 'http://a.example/v1'}]\n", `3:46: base_url "http://a.example/v1" is not encrypted; http is for loopback addresses only`},
 		{"key in the URL", head + "upstreams: [{name: a, api: openai, base_url: 'https://u:p@a.example/v1'}]\n", `3:46: base_url has a user, query or fragment; it is scheme, host and path only`},
 		{"no URL", head + "upstreams: [{name: a, api: openai, base_url: api}]\n", `3:46: base_url "api" is not a URL such as "https://api.example.com/v1"`},
