@@ -55,7 +55,7 @@ func TestOnlyWhatEveryPolicyAllowsIsAllowed(t *testing.T) {
 		{"below its mark", []updater.Policy{local}, false, "", PolicyStatus{Name: "open", Release: "open@1", Upstreams: []string{}}},
 		{"kill switch", []updater.Policy{item("killed", killedPolicy)}, false, "",
 			PolicyStatus{Name: "killed", Release: "killed@1", KillSwitch: true, Upstreams: []string{"cloud"}}},
-		{"unreadable", []updater.Policy{item("broken", "schema: 1\nnmae: x\n")}, false, "broken@1",
+		{"unreadable", []updater.Policy{item("broken", "schema: 1\nnam: x\n")}, false, "broken@1",
 			PolicyStatus{Name: "default", Release: "broken@1", Upstreams: []string{}}},
 		{"unreadable narrows", []updater.Policy{item("open", openPolicy), item("broken", "[")}, false, "broken@1",
 			PolicyStatus{Name: "open", Release: "open@1", Upstreams: []string{}, Narrowed: "broken@1"}},

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	bolt "go.etcd.io/bbolt"
+	berrors "go.etcd.io/bbolt/errors"
 )
 
 // exitBroken is how a Go process ends on a fatal fault: what a damaged file does to a checking child.
@@ -172,9 +173,9 @@ func recoverDamage(fn func(track func(*os.File)) error) (err error) {
 // the first may send a file to quarantine.
 func classify(err error) error {
 	switch {
-	case errors.Is(err, bolt.ErrTimeout):
+	case errors.Is(err, berrors.ErrTimeout):
 		return ErrInUse
-	case errors.Is(err, bolt.ErrInvalid), errors.Is(err, bolt.ErrVersionMismatch), errors.Is(err, bolt.ErrChecksum):
+	case errors.Is(err, berrors.ErrInvalid), errors.Is(err, berrors.ErrVersionMismatch), errors.Is(err, berrors.ErrChecksum):
 		return fmt.Errorf("%w: %v", ErrDamaged, err)
 	}
 	return err
