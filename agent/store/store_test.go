@@ -293,7 +293,7 @@ func TestCallersPanicGoesOn(t *testing.T) {
 				t.Error("the panic of a caller was swallowed")
 			}
 		}()
-		_ = db.Update(func(*Tx) error { panic("a mistake of the caller") })
+		_ = db.Update(func(*Tx) error { panic(errors.New("a mistake of the caller")) })
 	}()
 	put(t, db, "a", "still works")
 }
