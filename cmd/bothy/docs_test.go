@@ -18,6 +18,7 @@ import (
 	"github.com/bothy-edge/bothy/internal/parts"
 	"github.com/bothy-edge/bothy/runtime"
 	"github.com/bothy-edge/bothy/updater"
+	"github.com/bothy-edge/bothy/updater/fleet"
 	"github.com/bothy-edge/bothy/updater/release"
 )
 
@@ -86,7 +87,7 @@ func TestEveryJSONFieldIsDocumented(t *testing.T) {
 		agent.Status{}, runtime.AliasStatus{}, runtime.Line{}, agent.PolicyShown{}, checked{}, agent.ExplainRequest{}, agent.ExplainAnswer{},
 		updater.Change{}, agent.UpdateStatus{}, agent.Examined{}, versionInfo{}, release.Document{}, release.Assignment{},
 		agent.Problem{}, agent.ImportRequest{}, agent.ImportAnswer{},
-		proof{}, differences{}, probed{}, verified{}, audit.Record{},
+		proof{}, differences{}, probed{}, verified{}, audit.Record{}, fleet.KeyInfo{}, requestShown{},
 	} {
 		fieldsOf("json", types, reflect.TypeOf(v))
 	}

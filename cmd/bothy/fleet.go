@@ -22,7 +22,7 @@ func fleetCommand() *cobra.Command {
 		Long:    "Publish, sign and assign releases. The fleet is a folder: keys, two signed\nrepositories and the files. Keep it on a machine that you trust.",
 		Example: "  bothy fleet init /srv/fleet --tenant acme --broker tcp://127.0.0.1:1883",
 	}
-	cmd.AddCommand(fleetInit(), fleetAdd(), fleetSign(), fleetAssign(), fleetServe())
+	cmd.AddCommand(fleetInit(), fleetAdd(), fleetSign(), fleetAssign(), fleetServe(), fleetKey())
 	return cmd
 }
 
@@ -38,7 +38,7 @@ func fleetInit() *cobra.Command {
 				return err
 			}
 			fmt.Fprintf(cmd.OutOrStdout(), "fleet of tenant %q in %s\nticket for devices: %s\n", f.Tenant(), f.Dir(), filepath.Join(f.Dir(), "enroll.json"))
-			fmt.Fprintf(os.Stderr, "bothy: hint: the private keys are in %s; carry the offline ones away once releases are signed\n", filepath.Join(f.Dir(), "keys"))
+			fmt.Fprintf(os.Stderr, "bothy: hint: the private keys are in %s; encrypt the offline ones (bothy fleet key passphrase) and carry them away\n", filepath.Join(f.Dir(), "keys"))
 			return nil
 		},
 	}
@@ -193,9 +193,11 @@ func isSigned(f *fleet.Fleet, doc release.Document) (bool, error) {
 
 func fleetSign() *cobra.Command {
 	var asJSON bool
+	var p passphrases
+	var request string
 	cmd := &cobra.Command{
 		Use: "sign DIR [NAME[@VERSION]...]", Short: "Sign releases into the catalog with the offline keys in the folder",
-		Long:    "Sign the named releases, or all that are not signed yet, into the catalog with the\noffline keys that are in the folder.",
+		Long:    "Sign the named releases, or all that are not signed yet, into the catalog with the\noffline keys that are in the folder. Where these are elsewhere, --request writes a\nfile for `bothy fleet key sign` there and `bothy fleet key apply` here.",
 		Example: "  bothy fleet sign /srv/fleet assistant@1",
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) < 1 {
@@ -204,9 +206,12 @@ func fleetSign() *cobra.Command {
 			return nil
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			f, err := fleet.Open(args[0])
+			f, err := openFleet(args[0], &p)
 			if err != nil {
 				return err
+			}
+			if request != "" {
+				return requestRelease(cmd, f, args[1:], request)
 			}
 			docs, err := f.Sign(args[1:]...)
 			if err != nil {
@@ -225,6 +230,8 @@ func fleetSign() *cobra.Command {
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	cmd.Flags().StringVar(&request, "request", "", "`FILE` to write what must be signed elsewhere to")
+	p.flag(cmd)
 	return cmd
 }
 
@@ -250,7 +257,7 @@ func fleetAssign() *cobra.Command {
 				}
 				models[alias] = id
 			}
-			f, err := fleet.Open(args[0])
+			f, err := openFleet(args[0], &passphrases{})
 			if err != nil {
 				return err
 			}

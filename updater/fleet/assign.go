@@ -11,6 +11,7 @@ import (
 	"github.com/theupdateframework/go-tuf/v2/metadata"
 
 	"github.com/bothy-edge/bothy/updater/release"
+	"github.com/bothy-edge/bothy/updater/trust"
 )
 
 // None, instead of a release, takes something out of a device's set.
@@ -167,7 +168,11 @@ func (f *Fleet) resolve(kind release.Kind, id string) (string, error) {
 }
 
 func (f *Fleet) publishAssignment(b *branch, version int64, a release.Assignment) error {
-	key, err := f.onlineKey(directorTargetsKey)
+	root, _, err := f.newestRoot(trust.Director)
+	if err != nil {
+		return err
+	}
+	key, err := f.oneOf(root, metadata.TARGETS)
 	if err != nil {
 		return err
 	}

@@ -1,18 +1,20 @@
 package fleet
 
 import (
-	"crypto/ed25519"
+	"crypto"
 	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/theupdateframework/go-tuf/v2/metadata"
 
 	"github.com/bothy-edge/bothy/updater/release"
+	"github.com/bothy-edge/bothy/updater/trust"
 )
 
 // branch is a folder with one timestamp: the catalog, or one device's part of
@@ -20,8 +22,9 @@ import (
 type branch struct {
 	dir            string
 	device         string // "" for the catalog
-	snapshot       ed25519.PrivateKey
-	timestamp      ed25519.PrivateKey
+	snapshot       crypto.Signer
+	timestamp      crypto.Signer
+	targetsKey     crypto.Signer // of a device, while keys are rotated
 	snapshotDays   int
 	timestampDays  int
 	now            time.Time
@@ -37,27 +40,50 @@ func expires(now time.Time, days int) time.Time {
 }
 
 func (f *Fleet) catalogBranch() (*branch, error) {
-	return f.branch(f.catalogPath(""), "", catalogSnapshotKey, catalogTimestampKey)
+	root, _, err := f.newestRoot(trust.Catalog)
+	if err != nil {
+		return nil, err
+	}
+	return f.branch(f.catalogPath(""), "", root)
 }
 
 func (f *Fleet) deviceBranch(device string) (*branch, error) {
 	if err := release.CheckDevice(device); err != nil {
 		return nil, fmt.Errorf("device: %w", err)
 	}
-	return f.branch(f.devicePath(device, ""), device, directorSnapshotKey, directorTimestampKey)
+	root, _, err := f.newestRoot(trust.Director)
+	if err != nil {
+		return nil, err
+	}
+	return f.branch(f.devicePath(device, ""), device, root)
 }
 
-func (f *Fleet) branch(dir, device, snapshotKey, timestampKey string) (*branch, error) {
+// branch opens a branch with the online keys that root names.
+func (f *Fleet) branch(dir, device string, root *metadata.Metadata[metadata.RootType]) (*branch, error) {
 	b := &branch{dir: dir, device: device, now: f.Now(),
 		snapshotDays: f.config.Expiry.Snapshot, timestampDays: f.config.Expiry.Timestamp}
 	var err error
-	if b.snapshot, err = f.onlineKey(snapshotKey); err != nil {
+	if b.snapshot, err = f.oneOf(root, metadata.SNAPSHOT); err != nil {
 		return nil, err
 	}
-	if b.timestamp, err = f.onlineKey(timestampKey); err != nil {
+	if b.timestamp, err = f.oneOf(root, metadata.TIMESTAMP); err != nil {
 		return nil, err
 	}
 	return b, b.load()
+}
+
+// oneOf loads an online key: one that root names for role.
+func (f *Fleet) oneOf(root *metadata.Metadata[metadata.RootType], role string) (crypto.Signer, error) {
+	ids := root.Signed.Roles[role].KeyIDs
+	keys, err := f.Keys.signers(ids, 1)
+	if err != nil {
+		return nil, fmt.Errorf("cannot sign with %s key: %w", role, err)
+	}
+	if len(keys) == 0 {
+		return nil, fmt.Errorf("cannot sign with %s key: none of %s is here and open; bring its .pem file to %s",
+			role, strings.Join(shorten(ids), " "), filepath.Join(f.dir, "keys"))
+	}
+	return keys[0], nil
 }
 
 // load reads the published state: what timestamp.json leads to. Files that a

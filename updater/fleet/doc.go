@@ -6,7 +6,8 @@
 //
 //	fleet.yaml                  names and lifetimes
 //	enroll.json                 the ticket that goes to each device out of band
-//	keys/*.pem                  private keys, 0600; offline ones may be carried away
+//	keys/*.pem                  private keys, 0600, some encrypted; offline ones may be carried away
+//	keys/*.pub                  their public halves
 //	catalog/metadata/           signed metadata of the catalog
 //	catalog/targets/            signed release documents, by digest
 //	catalog/pending/            releases that are not signed yet

@@ -218,7 +218,7 @@ func TestErrorsSayWhatToType(t *testing.T) {
 	removed := newFleet(t)
 	add(t, removed, release.Model, "mote", "weights")
 	for _, key := range []string{"release-1", "release-2"} {
-		if err := os.Remove(keyPath(removed.Dir(), key)); err != nil {
+		if err := os.Remove(removed.Keys.path(key, ".pem")); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -254,7 +254,7 @@ func TestErrorsSayWhatToType(t *testing.T) {
 func TestThresholdOfKeysIsEnough(t *testing.T) {
 	f := newFleet(t)
 	add(t, f, release.Model, "mote", "weights")
-	if err := os.Remove(keyPath(f.Dir(), "release-2")); err != nil {
+	if err := os.Remove(f.Keys.path("release-2", ".pem")); err != nil {
 		t.Fatal(err)
 	}
 	sign1(t, f)
@@ -421,7 +421,7 @@ func TestProcessesTakeTurns(t *testing.T) {
 
 func TestInterruptedInitAndSignAreFinished(t *testing.T) {
 	f := newFleet(t)
-	key, err := os.ReadFile(keyPath(f.Dir(), "release-1"))
+	key, err := os.ReadFile(f.Keys.path("release-1", ".pem"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -432,7 +432,7 @@ func TestInterruptedInitAndSignAreFinished(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if again, err := os.ReadFile(keyPath(f.Dir(), "release-1")); err != nil || !bytes.Equal(key, again) {
+	if again, err := os.ReadFile(f.Keys.path("release-1", ".pem")); err != nil || !bytes.Equal(key, again) {
 		t.Errorf("init made another key where there was one (%v)", err)
 	}
 	doc := add(t, f, release.Model, "mote", "weights")
@@ -475,7 +475,7 @@ func TestAddRefusesWhatCannotBeAReleaseAndStops(t *testing.T) {
 		"missing":     {Kind: release.Model, Name: "m", Files: []string{filepath.Join(dir, "none")}},
 		"bad name":    {Kind: release.Model, Name: "../m", Files: []string{empty}},
 		"bad kind":    {Kind: "thing", Name: "m", Files: []string{empty}},
-		"bad pattern": {Kind: release.Model, Name: "m", Files: []string{keyPath(f.Dir(), "release-1")}, Accept: []release.Check{{Prompt: "x", Pattern: "("}}},
+		"bad pattern": {Kind: release.Model, Name: "m", Files: []string{f.Keys.path("release-1", ".pem")}, Accept: []release.Check{{Prompt: "x", Pattern: "("}}},
 	} {
 		if doc, err := f.Add(t.Context(), o); err == nil {
 			t.Errorf("%s: got %s, want an error", name, doc.ID())
@@ -483,7 +483,7 @@ func TestAddRefusesWhatCannotBeAReleaseAndStops(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := f.Add(ctx, AddOptions{Kind: release.Model, Name: "m", Files: []string{keyPath(f.Dir(), "release-1")}}); !errors.Is(err, context.Canceled) {
+	if _, err := f.Add(ctx, AddOptions{Kind: release.Model, Name: "m", Files: []string{f.Keys.path("release-1", ".pem")}}); !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v, want canceled", err)
 	}
 	left, err := filepath.Glob(f.blobPath(".tmp-*"))

@@ -2,7 +2,7 @@ package fleet
 
 import (
 	"bytes"
-	"crypto/ed25519"
+	"crypto"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -71,7 +71,7 @@ func Init(o Options) (*Fleet, error) {
 	if !errors.Is(err, ErrNoFleet) {
 		return nil, err
 	}
-	f := &Fleet{Now: o.Now, dir: o.Dir, config: c}
+	f := &Fleet{Now: o.Now, Keys: OpenKeys(o.Dir), dir: o.Dir, config: c}
 	if err := f.create(o.Keys); err != nil {
 		return nil, fmt.Errorf("cannot make fleet: %w", err)
 	}
@@ -129,7 +129,7 @@ func (f *Fleet) writeTicket() error {
 
 // keySet is the keys of one top-level role.
 type keySet struct {
-	keys      []ed25519.PrivateKey
+	keys      []crypto.Signer
 	threshold int
 }
 
@@ -141,7 +141,7 @@ func (f *Fleet) createCatalog(n int) error {
 	if err := f.createRoot(f.catalogPath("1.root.json"), sets); err != nil {
 		return err
 	}
-	top, err := f.delegate(n)
+	top, delegated, err := f.delegate(n)
 	if err != nil {
 		return err
 	}
@@ -151,12 +151,8 @@ func (f *Fleet) createCatalog(n int) error {
 	}
 	parts := []part{{metadata.TARGETS, 1, raw}}
 	for _, d := range delegations() {
-		keys, err := f.offlineKeys(d.keys)
-		if err != nil {
-			return err
-		}
 		empty := metadata.Targets(expires(f.Now(), f.config.Expiry.Targets))
-		if raw, err = sign(empty, keys...); err != nil {
+		if raw, err = sign(empty, delegated[d.keys]...); err != nil {
 			return err
 		}
 		parts = append(parts, part{d.role, 1, raw})
@@ -171,18 +167,21 @@ func (f *Fleet) createCatalog(n int) error {
 	return b.publish(parts...)
 }
 
-// delegate makes the catalog's top-level targets: no targets, three roles.
-func (f *Fleet) delegate(n int) (*metadata.Metadata[metadata.TargetsType], error) {
+// delegate makes the catalog's top-level targets, with no targets and three
+// roles, and the keys of those, by set.
+func (f *Fleet) delegate(n int) (*metadata.Metadata[metadata.TargetsType], map[string][]crypto.Signer, error) {
+	sets := map[string][]crypto.Signer{}
 	top := metadata.Targets(expires(f.Now(), f.config.Expiry.Targets))
 	top.Signed.Delegations = &metadata.Delegations{Keys: map[string]*metadata.Key{}}
 	for _, d := range delegations() {
-		private, err := makeKeys(f.dir, d.keys, n)
+		private, err := f.makeKeys(d.keys, n)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
+		sets[d.keys] = private
 		keys, ids, err := tufKeys(private)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
 		maps.Copy(top.Signed.Delegations.Keys, keys)
 		top.Signed.Delegations.Roles = append(top.Signed.Delegations.Roles, metadata.DelegatedRole{
@@ -193,7 +192,7 @@ func (f *Fleet) delegate(n int) (*metadata.Metadata[metadata.TargetsType], error
 			Paths:       []string{d.kind.Folder() + "/*/*"},
 		})
 	}
-	return top, nil
+	return top, sets, nil
 }
 
 func (f *Fleet) createDirector(n int) error {
@@ -215,11 +214,11 @@ func (f *Fleet) roleKeys(n int, root, targets, snapshot, timestamp string) (map[
 		var err error
 		if slices.Contains([]string{catalogRootKeys, catalogTargetsKeys, directorRootKeys}, name) {
 			set.threshold = f.config.Threshold
-			set.keys, err = makeKeys(f.dir, name, n)
+			set.keys, err = f.makeKeys(name, n)
 		} else {
-			var key ed25519.PrivateKey
-			key, err = makeKey(f.dir, name)
-			set.keys = []ed25519.PrivateKey{key}
+			var key crypto.Signer
+			key, err = f.makeKey(name)
+			set.keys = []crypto.Signer{key}
 		}
 		if err != nil {
 			return nil, err

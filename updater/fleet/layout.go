@@ -22,6 +22,9 @@ type Fleet struct {
 	// Now is the clock that expiries are counted from. Set before use; Open
 	// and Init set it to time.Now.
 	Now func() time.Time
+	// Keys are the private keys that are here. Set Keys.Ask before use where
+	// some are encrypted.
+	Keys *Keyring
 
 	dir    string
 	config config
@@ -72,7 +75,7 @@ func Open(dir string) (*Fleet, error) {
 	if err := c.validate(); err != nil {
 		return nil, fmt.Errorf("cannot open fleet: %s: %w", path, err)
 	}
-	return &Fleet{Now: time.Now, dir: dir, config: c}, nil
+	return &Fleet{Now: time.Now, Keys: OpenKeys(dir), dir: dir, config: c}, nil
 }
 
 func (c config) validate() error {

@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/theupdateframework/go-tuf/v2/metadata"
+
+	"github.com/bothy-edge/bothy/updater/trust"
 )
 
 // Renewal says what Renew did and what it could not do.
@@ -70,20 +72,22 @@ func (f *Fleet) warn(r *Renewal) error {
 		if err != nil {
 			return err
 		}
-		r.expiring("catalog "+name, role.Signed.Expires, f.config.Expiry.Targets, f.Now())
+		r.expiring("catalog "+name, role.Signed.Expires, f.config.Expiry.Targets, f.Now(), "bothy fleet sign "+f.dir)
 	}
-	for what, dir := range map[string]string{"catalog root": f.catalogPath(""), "director root": f.directorRootPath("")} {
-		root, err := newestRoot(dir)
+	for _, repo := range []trust.Repo{trust.Catalog, trust.Director} {
+		root, _, err := f.newestRoot(repo)
 		if err != nil {
 			return err
 		}
-		r.expiring(what, root.Signed.Expires, f.config.Expiry.Root, f.Now())
+		r.expiring(string(repo)+" root", root.Signed.Expires, f.config.Expiry.Root, f.Now(),
+			fmt.Sprintf("bothy fleet key rotate %s %s-root", f.dir, repo))
 	}
 	return nil
 }
 
-func newestRoot(dir string) (*metadata.Metadata[metadata.RootType], error) {
-	version := 1
+// newestRoot reads the end of a repository's chain of roots, as it was published.
+func (f *Fleet) newestRoot(repo trust.Repo) (*metadata.Metadata[metadata.RootType], []byte, error) {
+	dir, version := f.rootDir(repo), 1
 	for ; ; version++ {
 		if _, err := os.Stat(filepath.Join(dir, fmt.Sprintf("%d.root.json", version+1))); err != nil {
 			break
@@ -92,17 +96,22 @@ func newestRoot(dir string) (*metadata.Metadata[metadata.RootType], error) {
 	path := filepath.Join(dir, fmt.Sprintf("%d.root.json", version))
 	raw, err := os.ReadFile(path)
 	if err != nil {
-		return nil, fmt.Errorf("cannot read root: %w", err)
+		return nil, nil, fmt.Errorf("cannot read root: %w", err)
 	}
 	root, err := metadata.Root().FromBytes(raw)
 	if err != nil {
-		return nil, fmt.Errorf("cannot read %s: %w", path, err)
+		return nil, nil, fmt.Errorf("cannot read %s: %w", path, err)
 	}
-	return root, nil
+	for _, role := range metadata.TOP_LEVEL_ROLE_NAMES {
+		if root.Signed.Roles[role] == nil {
+			return nil, nil, fmt.Errorf("cannot read %s: it has no role %s", path, role)
+		}
+	}
+	return root, raw, nil
 }
 
-func (r *Renewal) expiring(what string, expiry time.Time, days int, now time.Time) {
+func (r *Renewal) expiring(what string, expiry time.Time, days int, now time.Time, command string) {
 	if expiry.Sub(now) < time.Duration(days)*day/10 {
-		r.Warnings = append(r.Warnings, fmt.Sprintf("%s expires on %s; bring its offline keys and run: bothy fleet sign", what, expiry.Format(time.DateOnly)))
+		r.Warnings = append(r.Warnings, fmt.Sprintf("%s expires on %s; bring its offline keys and run: %s", what, expiry.Format(time.DateOnly), command))
 	}
 }

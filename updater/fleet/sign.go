@@ -12,6 +12,7 @@ import (
 	"github.com/theupdateframework/go-tuf/v2/metadata"
 
 	"github.com/bothy-edge/bothy/updater/release"
+	"github.com/bothy-edge/bothy/updater/trust"
 )
 
 // Sign puts pending releases into the catalog, signed with the offline keys
@@ -140,7 +141,30 @@ func (f *Fleet) signRole(d delegation, docs []release.Document) ([]release.Docum
 	if err != nil {
 		return nil, err
 	}
-	var added []release.Document
+	added, err := f.addDocuments(role, docs)
+	if err != nil {
+		return nil, err
+	}
+	if len(added) > 0 {
+		raw, err := sign(role, keys...)
+		if err != nil {
+			return nil, err
+		}
+		if err := b.publish(part{d.role, role.Signed.Version, raw}); err != nil {
+			return nil, err
+		}
+	}
+	for _, doc := range docs {
+		if err := os.Remove(f.pendingPath(doc.Target())); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return added, err
+		}
+	}
+	return added, nil
+}
+
+// addDocuments makes the next version of a role, with documents that it does
+// not list yet; it is as it was if there are none.
+func (f *Fleet) addDocuments(role *metadata.Metadata[metadata.TargetsType], docs []release.Document) (added []release.Document, err error) {
 	for _, doc := range docs {
 		if role.Signed.Targets[doc.Target()] != nil {
 			continue
@@ -155,19 +179,78 @@ func (f *Fleet) signRole(d delegation, docs []release.Document) ([]release.Docum
 	if len(added) > 0 {
 		role.Signed.Version++
 		role.Signed.Expires = expires(f.Now(), f.config.Expiry.Targets)
-		raw, err := sign(role, keys...)
+	}
+	return added, nil
+}
+
+// SignRequest is Sign for keys that are elsewhere: it makes the request that
+// puts pending releases into the catalog once it was signed and is applied.
+// Without names it takes all of them, and gives roles past half of their life a
+// new one. The request has no documents if there is nothing to sign.
+func (f *Fleet) SignRequest(names ...string) (Request, error) {
+	r := Request{Schema: 1, Tenant: f.config.Tenant, own: true}
+	unlock, err := lock(f.dir)
+	if err != nil {
+		return r, err
+	}
+	defer unlock()
+	d, err := f.newDraft()
+	if err != nil {
+		return r, err
+	}
+	days := f.config.Expiry.Targets
+	if len(names) == 0 && d.b.old(d.top.Signed.Expires, days) {
+		d.nextTop()
+		u, err := d.b.unsigned(metadata.TARGETS, d.top, *d.roots[trust.Catalog].Signed.Roles[metadata.TARGETS])
 		if err != nil {
-			return nil, err
+			return r, err
 		}
-		if err := b.publish(part{d.role, role.Signed.Version, raw}); err != nil {
-			return nil, err
-		}
+		r.Documents = append(r.Documents, u)
 	}
-	for _, doc := range docs {
-		if err := os.Remove(f.pendingPath(doc.Target())); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return added, err
+	var done []release.Document
+	for _, del := range delegations() {
+		added, err := d.requestRole(&r, del, names)
+		if err != nil {
+			return r, fmt.Errorf("cannot sign %s: %w", del.kind.Folder(), err)
 		}
+		done = append(done, added...)
 	}
+	return r, f.checkNamed(names, done)
+}
+
+func (d *draft) requestRole(r *Request, del delegation, names []string) ([]release.Document, error) {
+	pending, err := d.f.pending(del.kind)
+	if err != nil {
+		return nil, err
+	}
+	chosen, err := choose(pending, names)
+	if err != nil {
+		return nil, err
+	}
+	role, err := d.b.targets(del.role)
+	if err != nil {
+		return nil, err
+	}
+	added, err := d.f.addDocuments(role, chosen)
+	if err != nil {
+		return nil, err
+	}
+	if len(added) == 0 {
+		if len(names) > 0 || !d.b.old(role.Signed.Expires, d.f.config.Expiry.Targets) {
+			return nil, nil
+		}
+		d.renew(role)
+	}
+	role.ClearSignatures()
+	p, err := placeOf(del.keys)
+	if err != nil {
+		return nil, err
+	}
+	u, err := d.b.unsigned(del.role, role, p.roleIn(nil, d.top))
+	if err != nil {
+		return nil, err
+	}
+	r.Documents = append(r.Documents, u)
 	return added, nil
 }
 
