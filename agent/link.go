@@ -28,6 +28,7 @@ type link struct {
 	id      trust.Identity
 	topics  wire.Topics
 	control *mqtt.Device
+	bulk    *mqtt.Bulk
 	depot   *content.Depot
 	outbox  *mqtt.Outbox
 	log     *slog.Logger
@@ -91,7 +92,7 @@ func newLink(c BrokerConfig, id trust.Identity, db *store.DB, report store.Repor
 	if err != nil {
 		return nil, err
 	}
-	l.depot = content.NewDepot(bulk)
+	l.bulk, l.depot = bulk, content.NewDepot(bulk)
 	l.depot.GC = &content.Collector{}
 	l.outbox = mqtt.NewOutbox(db, l.control.Session, l.topics, l.sealEvent, time.Now)
 	l.outbox.Origin = origin(db, report, epoch)
@@ -224,6 +225,7 @@ func (l *link) publish(s deviceState, now time.Time) error {
 
 // run keeps the connection and the outbox going, and tells offered when there may be a new want.
 func (l *link) run(ctx context.Context, offered func()) error {
+	defer l.bulk.Close()
 	done := make(chan error, 2) // one result of each loop
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()

@@ -32,6 +32,8 @@ type Lane interface {
 	Changed() <-chan struct{}
 	Clock() time.Duration
 	Ask(ctx context.Context, q wire.Request) error
+	// Redial makes another connection, for an asker that hears nothing on this one.
+	Redial()
 	Close()
 }
 

@@ -29,8 +29,10 @@ func (d *Depot) object(ctx context.Context, q wire.Request, limit int64) ([]byte
 	a.frame, a.serial, a.epoch = min(d.frame(), st.Depot.FrameMax), st.Serial, st.Depot.Epoch
 	for tries := 1; !a.whole(); tries++ {
 		if tries > objectTries {
+			// Frames may be too large for the broker, or the connection deaf.
 			a.frame, tries = stepDown(a.frame), 1
 			a.reset()
+			lane.Redial()
 		}
 		if !d.now().Before(a.end) {
 			return nil, fmt.Errorf("nothing for %s: %w", d.stall(), ErrStalled)

@@ -272,10 +272,15 @@ func (p *puller) expire() error {
 	p.ready = append(late, p.ready...)
 	p.win.lost()
 	p.silent++
-	if p.silent >= timeoutsToStepDown && stepDown(p.frame) < p.frame {
-		p.silent = 0
+	if p.silent < timeoutsToStepDown {
+		return nil
+	}
+	p.silent = 0
+	if stepDown(p.frame) < p.frame {
 		p.resize(stepDown(p.frame))
 		p.win.restart(p.frame, p.win.limit, now)
 	}
+	// If it was not the size of the frames, it may be a connection that has gone deaf.
+	p.lane.Redial()
 	return nil
 }

@@ -48,6 +48,7 @@ func newPath(data []byte, rate int, delay time.Duration) *path {
 func (p *path) Frames() <-chan mqtt.Arrival { return p.frames }
 func (p *path) Clock() time.Duration        { return time.Since(p.start) }
 func (p *path) Close()                      {}
+func (p *path) Redial()                     {}
 
 func (p *path) State() mqtt.LaneState {
 	p.mu.Lock()

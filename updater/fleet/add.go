@@ -104,6 +104,8 @@ func identical(a, b release.Document) bool {
 type Release struct {
 	Document release.Document `json:"release"`
 	Signed   bool             `json:"signed"`
+	// Damage is why the signed document cannot be read; of Document only kind, name and version are known then.
+	Damage string `json:"damage,omitempty"`
 }
 
 // Releases lists every release, signed or pending, by kind, name and version.
@@ -134,11 +136,16 @@ func (f *Fleet) releases(kind release.Kind, name string) ([]Release, error) {
 		all[doc.Target()] = Release{Document: doc}
 	}
 	for target, entry := range signed {
-		doc, err := f.document(target, entry)
-		if err != nil {
-			return nil, err
+		r := Release{Signed: true}
+		if r.Document, err = f.document(target, entry); err != nil {
+			// One spoilt document must not keep the fleet from its other releases.
+			kind, name, version, bad := release.ParseTarget(target)
+			if bad != nil {
+				return nil, err
+			}
+			r.Document, r.Damage = release.Document{Kind: kind, Name: name, Version: version}, err.Error()
 		}
-		all[target] = Release{Document: doc, Signed: true}
+		all[target] = r
 	}
 	var list []Release
 	for _, r := range all {

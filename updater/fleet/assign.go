@@ -156,6 +156,9 @@ func (f *Fleet) resolve(kind release.Kind, id string) (string, error) {
 		if version != 0 && r.Document.Version != version {
 			continue
 		}
+		if r.Damage != "" {
+			return "", fmt.Errorf("%s; put the file back from a copy of the folder, or assign another version", r.Damage)
+		}
 		if r.Signed {
 			return r.Document.Target(), nil
 		}

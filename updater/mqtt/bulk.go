@@ -38,7 +38,14 @@ func ParseInfo(b []byte) (Info, error) {
 	return i, nil
 }
 
-// Bulk is a device's second connection: it exists while at least one Lane is open.
+// linger is how long the connection outlives its last lane: metadata comes as a
+// handful of objects one after another, and a connection for each would cost a
+// handshake each. (An embedded mochi v2.7.9 also cleans a closed connection up by
+// its client id, which can take the subscriptions of the next one along.)
+const linger = 3 * time.Second
+
+// Bulk is a device's second connection: it exists while at least one Lane is
+// open, and a little longer. Close ends it at once.
 type Bulk struct {
 	cfg   Config
 	t     wire.Topics
@@ -46,8 +53,9 @@ type Bulk struct {
 	start time.Time // of the request clock
 	next  atomic.Uint64
 
-	mu  sync.Mutex
-	run *bulkRun
+	mu   sync.Mutex
+	run  *bulkRun
+	idle *time.Timer // ends run when no lane was opened meanwhile
 }
 
 // bulkRun is one life of the connection.
@@ -84,6 +92,9 @@ func NewBulk(cfg Config, t wire.Topics, depot string) (*Bulk, error) {
 func (b *Bulk) Join() (*Lane, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if b.idle != nil {
+		b.idle.Stop()
+	}
 	if b.run == nil {
 		if err := b.open(); err != nil {
 			return nil, err
@@ -203,7 +214,10 @@ func (l *Lane) Ask(ctx context.Context, q wire.Request) error {
 	return l.run.session.Publish(ctx, l.bulk.t.Request(l.bulk.depot), 0, false, b)
 }
 
-// Close ends the lane, and with the last one the connection; it waits for that.
+// Redial ends the connection under all lanes and makes another, for an asker that hears nothing.
+func (l *Lane) Redial() { l.run.session.Redial() }
+
+// Close ends the lane. The connection ends a little after the last one.
 func (l *Lane) Close() {
 	b := l.bulk
 	b.mu.Lock()
@@ -213,8 +227,39 @@ func (l *Lane) Close() {
 	last := len(l.run.lanes) == 0
 	l.run.mu.Unlock()
 	if last && b.run == l.run {
-		l.run.stop()
-		<-l.run.done
-		b.run = nil
+		b.idle = time.AfterFunc(linger, b.closeIdle)
 	}
+}
+
+func (b *Bulk) closeIdle() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.run == nil {
+		return
+	}
+	b.run.mu.Lock()
+	used := len(b.run.lanes) > 0
+	b.run.mu.Unlock()
+	if !used {
+		b.end()
+	}
+}
+
+// Close ends the connection and waits for that. Lanes that are open hear nothing more.
+func (b *Bulk) Close() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.idle != nil {
+		b.idle.Stop()
+	}
+	if b.run != nil {
+		b.end()
+	}
+}
+
+// end ends the connection. The caller holds mu.
+func (b *Bulk) end() {
+	b.run.stop()
+	<-b.run.done
+	b.run = nil
 }

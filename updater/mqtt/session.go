@@ -269,6 +269,21 @@ func (s *Session) Wait(ctx context.Context) error {
 	}
 }
 
+// errDeaf is why a connection was ended by Redial.
+var errDeaf = errors.New("nothing that was asked for came back")
+
+// Redial ends the present connection and makes another. A broker can lose the
+// subscriptions of a connection that it keeps up, and only who waits for an
+// answer can tell.
+func (s *Session) Redial() {
+	s.mu.Lock()
+	l := s.link
+	s.mu.Unlock()
+	if l != nil {
+		l.end(errDeaf)
+	}
+}
+
 // Publish sends one message now, on the present connection, or fails. At QoS 0
 // nil means it was written; at QoS 1 that this connection's broker acknowledged
 // it. An error at QoS 1 does not mean that it did not arrive.

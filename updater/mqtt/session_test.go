@@ -121,6 +121,22 @@ func TestSessionHearsAgainAfterTheBrokerWasKilled(t *testing.T) {
 	}
 }
 
+func TestRedialMakesAnotherConnectionThatHears(t *testing.T) {
+	b := parts.Mosquitto(t)
+	in := make(chan Message, 16)
+	cfg := quick(b.URL, "box1")
+	cfg.Subscriptions = []Subscription{{Filter: "a/+", QoS: 1, Handle: Into(in)}}
+	s, _ := start(t, cfg)
+	mustConnect(t, s)
+	serial := s.Status().Serial
+	s.Redial()
+	awaitStatus(t, s, func(st Status) bool { return st.Connected && st.Serial > serial })
+	if err := s.Publish(bounded(t), "a/b", 1, false, []byte("heard")); err != nil {
+		t.Fatal(err)
+	}
+	receive(t, in, "heard")
+}
+
 func TestSessionLeavesAFrozenBroker(t *testing.T) {
 	b := parts.Mosquitto(t)
 	s, _ := start(t, quick(b.URL, "box1"))

@@ -3,6 +3,7 @@ package fleettest
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/bothy-edge/bothy/agent/store"
@@ -102,5 +103,24 @@ func TestAddingAgainHealsASpoiledBlob(t *testing.T) {
 	}
 	if raw, err := os.ReadFile(path); err != nil || string(raw) != "weights" {
 		t.Errorf("got %q, %v after adding again", raw, err)
+	}
+}
+
+func TestASpoiltReleaseKeepsNobodyFromTheOthers(t *testing.T) {
+	f := Make(t, "tcp://127.0.0.1:1883")
+	add := func(text string) release.Document {
+		return Publish(t, f, fleet.AddOptions{Kind: release.Model, Name: "mote", Files: []string{Bytes(t, "mote.gguf", []byte(text))}})
+	}
+	one, two := add("one"), add("two")
+	Assign(t, f, box, map[string]string{"chat": two.ID()}, "")
+	SpoilDocument(t, f, two)
+	if _, err := f.Assign(box, map[string]string{"chat": two.ID()}, ""); err == nil || !strings.Contains(err.Error(), "assign another version") {
+		t.Errorf("got %v for the spoilt release, want an error that says what to do", err)
+	}
+	if _, err := f.Assign(box, map[string]string{"chat": one.ID()}, ""); err != nil {
+		t.Errorf("got %v for going back to the good one, want none", err)
+	}
+	if three := add("three"); three.Version != 3 {
+		t.Errorf("got version %d for the next release, want 3", three.Version)
 	}
 }
