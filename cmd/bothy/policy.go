@@ -135,11 +135,15 @@ func checkPolicyFiles(paths []string) error {
 	return err
 }
 
+// explainFlags is a question to a policy as the command line puts it.
+type explainFlags struct {
+	ask                 agent.ExplainRequest
+	caller              policy.Caller
+	file, request, from string
+}
+
 func policyExplain(o *options) *cobra.Command {
-	var q agent.ExplainRequest
-	var c policy.Caller
-	var unit, exe, file, request, of string
-	var labels []string
+	var e explainFlags
 	cmd := &cobra.Command{
 		Use: "explain [TEXT]", Short: "Say which rule would decide a request, and why, without running it",
 		Long: "Say which rule of the policy in force, or of a file, would decide a request, without\n" +
@@ -147,32 +151,11 @@ func policyExplain(o *options) *cobra.Command {
 			"and --gid, or this command itself; --request takes all as JSON, as policy prove prints it.",
 		Example: `  bothy policy explain --unit web.service --model assistant "card 4111 1111 1111 1111"`,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			q.Text, q.Ask.Labels = strings.Join(args, " "), labels
-			if file != "" {
-				text, err := readText(file, cmd.InOrStdin())
-				if err != nil {
-					return err
-				}
-				q.Text = text
+			q, err := e.question(cmd, args)
+			if err != nil {
+				return err
 			}
-			described := slices.ContainsFunc([]string{"unit", "exe", "uid", "gid"}, cmd.Flags().Changed)
-			switch {
-			case described && q.PID != 0:
-				return usageError{errors.New("describe the caller with either --pid or --unit, --exe, --uid and --gid")}
-			case described:
-				c.Unit, c.Exe = unit, exe
-				q.Caller = &c
-			case q.PID == 0:
-				q.PID = int32(os.Getpid()) // as `bothy chat` would be seen
-			}
-			q.Ask.Bytes = max(q.Ask.Bytes, len(q.Text))
-			if request != "" {
-				var err error
-				if q, err = readRequest(request, cmd.InOrStdin()); err != nil {
-					return err
-				}
-			}
-			a, err := o.explain(cmd.Context(), of, q)
+			a, err := o.explain(cmd.Context(), e.from, q)
 			if err != nil {
 				return err
 			}
@@ -183,21 +166,48 @@ func policyExplain(o *options) *cobra.Command {
 		},
 	}
 	f := cmd.Flags()
-	f.Int32Var(&q.PID, "pid", 0, "the caller is this running process")
-	f.StringVar(&unit, "unit", "", "the caller's systemd unit")
-	f.StringVar(&exe, "exe", "", "the caller's executable")
-	f.Uint32Var(&c.UID, "uid", 0, "the caller's user id")
-	f.Uint32Var(&c.GID, "gid", 0, "the caller's group id")
-	f.StringVarP(&q.Ask.Model, "model", "m", "", "model alias that is asked for")
-	f.StringVar(&q.Ask.API, "api", "chat", "chat, completions or embeddings")
-	f.StringVarP(&file, "file", "f", "", "read the text from a file, - for standard input")
-	f.StringArrayVar(&labels, "class", nil, "class that the request claims for itself")
-	f.StringVar(&of, "policy", "", "explain with this policy file instead; needs no agent")
-	f.StringVar(&request, "request", "", "read the request as JSON from a file, - for standard input")
-	f.BoolVar(&q.Ask.OnlyLocal, "local", false, "the request asks to stay")
-	f.IntVar(&q.Ask.Bytes, "bytes", 0, "size of the request")
+	f.Int32Var(&e.ask.PID, "pid", 0, "the caller is this running process")
+	f.StringVar(&e.caller.Unit, "unit", "", "the caller's systemd unit")
+	f.StringVar(&e.caller.Exe, "exe", "", "the caller's executable")
+	f.Uint32Var(&e.caller.UID, "uid", 0, "the caller's user id")
+	f.Uint32Var(&e.caller.GID, "gid", 0, "the caller's group id")
+	f.StringVarP(&e.ask.Ask.Model, "model", "m", "", "model alias that is asked for")
+	f.StringVar(&e.ask.Ask.API, "api", "chat", "chat, completions or embeddings")
+	f.StringVarP(&e.file, "file", "f", "", "read the text from a file, - for standard input")
+	f.StringArrayVar(&e.ask.Ask.Labels, "class", nil, "class that the request claims for itself")
+	f.StringVar(&e.from, "policy", "", "explain with this policy file instead; needs no agent")
+	f.StringVar(&e.request, "request", "", "read the request as JSON from a file, - for standard input")
+	f.BoolVar(&e.ask.Ask.OnlyLocal, "local", false, "the request asks to stay")
+	f.IntVar(&e.ask.Ask.Bytes, "bytes", 0, "size of the request")
 	jsonFlag(cmd, o)
 	return cmd
+}
+
+// question puts flags and arguments together.
+func (e *explainFlags) question(cmd *cobra.Command, args []string) (agent.ExplainRequest, error) {
+	if e.request != "" {
+		return readRequest(e.request, cmd.InOrStdin())
+	}
+	q := e.ask
+	q.Text = strings.Join(args, " ")
+	if e.file != "" {
+		text, err := readText(e.file, cmd.InOrStdin())
+		if err != nil {
+			return q, err
+		}
+		q.Text = text
+	}
+	described := slices.ContainsFunc([]string{"unit", "exe", "uid", "gid"}, cmd.Flags().Changed)
+	switch {
+	case described && q.PID != 0:
+		return q, usageError{errors.New("describe the caller with either --pid or --unit, --exe, --uid and --gid")}
+	case described:
+		q.Caller = &e.caller
+	case q.PID == 0:
+		q.PID = int32(os.Getpid()) // as `bothy chat` would be seen
+	}
+	q.Ask.Bytes = max(q.Ask.Bytes, len(q.Text))
+	return q, nil
 }
 
 func readText(path string, stdin io.Reader) (string, error) {
