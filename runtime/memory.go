@@ -10,6 +10,7 @@ import (
 	"github.com/shirou/gopsutil/v3/mem"
 
 	"github.com/bothy-edge/bothy/runtime/embedded/gguf"
+	"github.com/bothy-edge/bothy/runtime/embedded/kernel"
 )
 
 const (
@@ -19,6 +20,8 @@ const (
 	physicalBatch = 512
 	// processBytes is what an engine takes before it holds any model: llama-server was seen at about 25 MiB.
 	processBytes = 32 << 20
+	// embeddedEngine is the name that Config.Adapters and releases know the embedded engine by.
+	embeddedEngine = "embedded"
 	// hostReserve stays free for the agent and the system when a load is judged.
 	hostReserve = 256 << 20
 )
@@ -29,7 +32,7 @@ var errTooLarge = errors.New("its key/value cache would exceed any machine's mem
 // Need is the memory that a model will take, in bytes. It is a bound for planning, made before the first load:
 // mixed-attention and recurrent architectures take less cache than it says.
 type Need struct {
-	Weights uint64 `json:"weights"` // the file's tensors
+	Weights uint64 `json:"weights"` // the tensors, as the engine holds them
 	KV      uint64 `json:"kv"`      // keys and values of Slots times Context tokens
 	Compute uint64 `json:"compute"` // logits and activations of one batch
 	Process uint64 `json:"process"` // the engine itself
@@ -49,6 +52,16 @@ func (n Need) String() string {
 // Estimate reads the header of a GGUF file and says what it needs with the given tokens a request (0: what the
 // model was trained with) and slots (0: one).
 func Estimate(path string, context, slots int) (Need, error) {
+	return estimateFile(path, context, slots, estimate)
+}
+
+// EstimateEmbedded is Estimate for the embedded engine on this machine, which holds matrices in layouts of its own:
+// larger than the file's for some types.
+func EstimateEmbedded(path string, context, slots int) (Need, error) {
+	return estimateFile(path, context, slots, estimateEmbedded)
+}
+
+func estimateFile(path string, context, slots int, estimate func(*gguf.File, int, int) (Need, error)) (Need, error) {
 	f, err := gguf.Open(path)
 	if err != nil {
 		return Need{}, fmt.Errorf("cannot estimate memory: %w", err)
@@ -84,6 +97,36 @@ func estimate(f *gguf.File, context, slots int) (Need, error) {
 	width := min(max(uint64(vocab), 2*number("feed_forward_length"))+4*number("embedding_length"), 1<<32)
 	e.Compute = width * 4 * min(physicalBatch, max(uint64(e.Context), 1))
 	return e, nil
+}
+
+func estimateEmbedded(f *gguf.File, context, slots int) (Need, error) {
+	arch, _ := f.Meta.String("general.architecture")
+	if trained, _ := f.Meta.Uint(arch + ".context_length"); trained > 0 && uint64(context) > trained {
+		context = int(trained) // as the engine does
+	}
+	e, err := estimate(f, context, slots)
+	e.Weights, e.KV = heldBytes(f, kernel.Best()), uint64(kernel.MapBytes(int64(e.KV)))
+	return e, err
+}
+
+// heldBytes is what the tensors take in the embedded engine. The file's bytes of what is packed are read once and
+// not counted: the system takes their pages back.
+func heldBytes(f *gguf.File, level kernel.Level) uint64 {
+	const embedding = "token_embd.weight"
+	tied := f.Tensor("output.weight") == nil
+	var sum uint64
+	for i := range f.Tensors {
+		t := &f.Tensors[i]
+		packed := uint64(0)
+		if len(t.Dims) == 2 && (t.Name != embedding || tied) {
+			packed = uint64(kernel.PackedBytes(t.Type, t.Rows(), t.Row(), level))
+		}
+		if packed == 0 || t.Name == embedding { // whose rows are looked up in the file
+			sum += uint64(len(t.Data))
+		}
+		sum += packed
+	}
+	return sum
 }
 
 // kvPerToken is the cache that one token takes in all layers.
@@ -143,7 +186,11 @@ func fits(n Need, free, total uint64) error {
 // FitsHost is a Config.Fit that holds a spec's GGUF file against the host's free memory. What cannot be sized passes:
 // other formats, and number formats that a newer engine may know.
 func FitsHost(spec Spec) error {
-	e, err := Estimate(spec.Files[0], spec.Context, spec.slots())
+	size := Estimate
+	if spec.Engine == embeddedEngine {
+		size = EstimateEmbedded
+	}
+	e, err := size(spec.Files[0], spec.Context, spec.slots())
 	if errors.Is(err, gguf.ErrType) || errors.Is(err, gguf.ErrFormat) && !isGGUF(spec.Files[0]) {
 		return nil // the engine knows what it takes
 	}

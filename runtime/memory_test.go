@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/bothy-edge/bothy/internal/parts"
+	"github.com/bothy-edge/bothy/runtime/embedded/kernel"
 )
 
 func TestEstimateOfMote(t *testing.T) {
@@ -123,5 +124,32 @@ func TestFitsHostLetsUnknownNumberFormatsPass(t *testing.T) {
 	}
 	if err := FitsHost(Spec{Files: []string{path}, Context: 512}); err != nil {
 		t.Errorf("got %v, want the engine to judge", err)
+	}
+}
+
+// The embedded engine packs q4_k and q6_k into larger layouts; the refusal must show the larger number.
+func TestEmbeddedEngineIsEstimatedByItsOwnLayouts(t *testing.T) {
+	model := parts.Model(t, "mote-256-q4_k_m.gguf")
+	file, err := Estimate(model, 512, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	held, err := EstimateEmbedded(model, 512, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if kernel.Best() != kernel.Scalar && held.Weights <= file.Weights {
+		t.Errorf("got %d bytes held of %d in the file, want more", held.Weights, file.Weights)
+	}
+	if long, err := EstimateEmbedded(model, maxContext, 1); err != nil || long.Context != 1024 {
+		t.Errorf("got %+v (%v), want the trained context of 1024, which the engine keeps to", long, err)
+	}
+	spec := Spec{Engine: "embedded", Files: []string{model}, Context: 1024, Slots: maxSlots * 1024}
+	need, err := EstimateEmbedded(model, spec.Context, spec.Slots)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := FitsHost(spec); err == nil || !strings.Contains(err.Error(), "weights "+size(need.Weights)) {
+		t.Errorf("got %v, want a refusal that shows weights of %s", err, size(need.Weights))
 	}
 }

@@ -320,3 +320,29 @@ func TestMatrixRefusesWrongSizes(t *testing.T) {
 		}
 	}
 }
+
+func TestPackedBytesIsWhatAMatrixMaps(t *testing.T) {
+	r := newRand()
+	for _, level := range Levels() {
+		for _, kind := range allTypes {
+			for _, shape := range [][2]int{{1, 256}, {16, 256}, {17, 512}, {250, 4096}, {1024, 2048}} {
+				rows, cols := shape[0], shape[1]
+				m, err := NewMatrix(kind, randomRows(r, kind, rows, cols), rows, cols, level)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if got, want := PackedBytes(kind, rows, cols, level), m.Mapped(); got != want {
+					t.Errorf("%v of %dx%d at %s: got %d bytes, want %d", kind, rows, cols, level, got, want)
+				}
+				if err := m.Close(); err != nil {
+					t.Fatal(err)
+				}
+			}
+			t.Logf("%s %v: %.2f of the file's bytes", level, kind,
+				float64(PackedBytes(kind, 4096, 4096, level))/float64(4096*kind.RowBytes(4096)))
+		}
+	}
+	if got := PackedBytes(gguf.Q4_K, 16, 100, Best()); got != 0 {
+		t.Errorf("got %d bytes for rows of no whole number of blocks, want 0", got)
+	}
+}

@@ -53,6 +53,20 @@ func NewMatrix(t gguf.Type, data []byte, rows, cols int, level Level) (*Matrix, 
 	return m, nil
 }
 
+// PackedBytes is what NewMatrix maps for a matrix beside the file's own bytes, in
+// bytes of whole pages: 0 when the level reads the type as it lies in the file.
+func PackedBytes(t gguf.Type, rows, cols int, level Level) int64 {
+	p := packingOf(level, t)
+	if p == nil || rows < 1 || t.RowBytes(cols) == 0 {
+		return 0
+	}
+	n := (int64(rows) + Lanes - 1) / Lanes * int64(cols/t.Block())
+	return MapBytes(n*int64(p.weights)) + MapBytes(n*int64(p.scales))
+}
+
+// Mapped is the memory that the matrix has of its own, in bytes.
+func (m *Matrix) Mapped() int64 { return int64(cap(m.weights)) + int64(cap(m.scales)) }
+
 // Form is the form of activations that Mul reads.
 func (m *Matrix) Form() Form { f, _ := FormOf(m.Type); return f }
 
