@@ -5,11 +5,10 @@
 // prompt: it sorts objects, writes JSON without spaces, cannot unpack in a set
 // tag. Package chat mends these from outside and leaves the library as it is;
 // the tests hold the result to llama-server's /apply-template. A template cannot
-// reach files, cannot include others, and is bounded in output, in macros and in
-// what range() gives out, not in time or memory: loops over lists inside each
-// other multiply, and texts can be doubled. A hostile one can hold up or end its
-// process, so templates are rendered only where that is an engine's own. A
-// template that fails says so as an error: there is no second, built-in format
+// reach files, cannot include others, and is bounded in output, in macros, in
+// loop bodies and in the text that it makes and reads, which bounds its time to
+// seconds. A list's own methods are not counted, so templates are still rendered
+// only where a process is an engine's own. A template that fails says so as an error: there is no second, built-in format
 // to fall back to, because a prompt of the wrong shape gives silent nonsense.
 //
 // A Template is safe for concurrent use. It does no I/O.
@@ -43,6 +42,7 @@ type Template struct {
 	bos, eos string
 	parsed   *exec.Template
 	mu       sync.Mutex // gonja's parsed tree holds macros that a rendering binds
+	budget   budget     // guarded by mu
 	steps    int        // numbers range() may still give out; guarded by mu
 	depth    int        // macros being rendered inside each other; guarded by mu
 	raised   string     // what raise_exception said, which the library's errors lose; guarded by mu
@@ -68,6 +68,7 @@ func New(template, bos, eos string) (*Template, error) {
 	if t.parsed, err = parse(rewrite(template), env); err != nil {
 		return nil, err
 	}
+	bind(t.parsed)
 	t.form = form{objectArgs: t.wantsObjectArgs(), parts: t.takesParts()}
 	t.noSystem = t.ignoresSystem()
 	return t, nil
@@ -147,6 +148,7 @@ func (t *Template) run(vars map[string]any) (text string, err error) {
 			text, err = "", fmt.Errorf("cannot render the chat template: %v", p)
 		}
 	}()
+	t.budget.reset()
 	t.steps, t.depth, t.refused = maxSteps, 0, false
 	var out bounded
 	if err := t.parsed.Execute(&out, exec.NewContext(vars)); err != nil {

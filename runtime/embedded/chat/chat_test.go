@@ -84,6 +84,7 @@ func TestHostileTemplatesEndInAnError(t *testing.T) {
 		`{% for i in range(10000) %}{% for j in range(10000) %}{% endfor %}{% endfor %}`,
 		`{{ messages[0].content.nothing.more }}`,
 		`{{ missing() }}`,
+		`{{ bothy_right_side(1) }}`,
 		`{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}`,
 		`{% macro f() -%}{{ g() }}{%- endmacro %}{% macro g() %}{{ f() }}{% endmacro %}{{ f() }}`,
 	} {
@@ -96,6 +97,35 @@ func TestHostileTemplatesEndInAnError(t *testing.T) {
 			t.Errorf("%.40q: got a template, want an error", source)
 		} else if len(err.Error()) > 400 {
 			t.Errorf("%.40q: the error quotes the template: %d bytes", source, len(err.Error()))
+		}
+	}
+}
+
+func TestTemplatesAreBoundedInTimeAndText(t *testing.T) {
+	const word = `{% set s = 'abcdefghijklmnopqrstuvwxyzabcdefghijklmnopqrstuvwxyz' %}`
+	nested := word + strings.Repeat(`{% for x in s %}`, 5) + strings.Repeat(`{% endfor %}`, 5)
+	for source, want := range map[string]string{
+		nested: "loop bodies",
+		`{% macro f(n) %}{% if n > 0 %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(60) }}`: "loop bodies",
+		`{{ 'a' * 300000000 }}`:                                                                           "text",
+		`{% if 'a' * 300000000 == 'b' %}{% endif %}`:                                                      "text",
+		`{% set x = ('a' * 10000000) * 10000000 %}`:                                                       "text",
+		`{% with x = 'a' * 300000000 %}{% endwith %}`:                                                     "text",
+		`{% filter replace('a', 'b' * 300000000) %}a{% endfilter %}`:                                      "text",
+		`{% set ns = namespace(x='a') %}{% for i in range(40) %}{% set ns.x = ns.x ~ ns.x %}{% endfor %}`: "text",
+		`{% set ns = namespace(x='a') %}{% for i in range(40) %}{% set ns.x = ns.x + ns.x %}{% endfor %}`: "text",
+		`{% set ns = namespace(x=[1]) %}{% for i in range(40) %}{% set ns.x = ns.x + ns.x %}{% endfor %}`: "text",
+		`{{ ('a' * 1000000) | replace('a', 'b' * 1000000) }}`:                                             "text",
+		`{% set x = 'a' * 1000000 %}{{ x.replace('a', 'b' * 1000000) }}`:                                  "text",
+		`{{ 'a' | center(300000000) }}`:                                                                   "text",
+		`{{ 'a'.ljust(300000000) }}`:                                                                      "text",
+	} {
+		began := time.Now()
+		if _, err := render(t, source, TextMessage("user", "x")); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%.60s: got %v, want an error about %s", source, err, want)
+		}
+		if took := time.Since(began); took > 20*time.Second {
+			t.Errorf("%.60s: took %v", source, took)
 		}
 	}
 }

@@ -22,7 +22,8 @@ var tags = []string{"if", "for", "set", "macro", "call", "filter", "with", "raw"
 // environment is the library's own with what differs from Jinja2 replaced. It
 // copies every set: the library's are shared by the whole process.
 func (t *Template) environment() (*exec.Environment, error) {
-	filters := exec.NewFilterSet(map[string]exec.FilterFunction{}).Update(builtins.Filters)
+	known := map[string]exec.FilterFunction{}
+	filters := exec.NewFilterSet(known).Update(builtins.Filters) // fills known
 	tests := exec.NewTestSet(map[string]exec.TestFunction{}).Update(builtins.Tests)
 	controls := map[string]parser.ControlStructureParser{"generation": parseGeneration}
 	for _, name := range tags {
@@ -38,13 +39,14 @@ func (t *Template) environment() (*exec.Environment, error) {
 		tests.Replace("true", isTrue), tests.Replace("false", isFalse),
 		tests.Replace("sequence", isSequence),
 	)
+	filters = exec.NewFilterSet(t.budget.filters(known))
 	methods := builtins.Methods
 	methods.Dict = dictMethods()
-	methods.Str = strMethods()
+	methods.Str = t.budget.strMethods()
 	return &exec.Environment{
 		Filters: filters, Tests: tests, Methods: methods,
 		ControlStructures: exec.NewControlStructureSet(controls),
-		Context:           exec.EmptyContext().Update(builtins.GlobalFunctions).Update(t.functions()),
+		Context:           exec.EmptyContext().Update(builtins.GlobalFunctions).Update(t.functions()).Update(exec.NewContext(t.budget.counters())),
 	}, err
 }
 
@@ -76,12 +78,15 @@ func (t *Template) leave(_ *exec.Evaluator, _ *exec.VarArgs) (string, error) {
 	return "", nil
 }
 
+// forLoop is the library's for tag.
+type forLoop = controlStructures.ForControlStructure
+
 // refuseRecursive refuses loops that call themselves: no chat template is known
 // to, and one without end would exhaust the stack.
 func refuseRecursive(plain parser.ControlStructureParser) parser.ControlStructureParser {
 	return func(p, args *parser.Parser) (nodes.ControlStructure, error) {
 		cs, err := plain(p, args)
-		if loop, ok := cs.(*controlStructures.ForControlStructure); ok && loop.Recursive {
+		if loop, ok := cs.(*forLoop); ok && loop.Recursive {
 			return nil, errors.New("recursive loops are not supported")
 		}
 		return cs, err
@@ -188,7 +193,7 @@ func dictMethods() *exec.MethodSet[map[string]any] {
 }
 
 // strMethods makes what splits return lists that know negative indexes.
-func strMethods() *exec.MethodSet[string] {
+func (b *budget) strMethods() *exec.MethodSet[string] {
 	set := map[string]exec.Method[string]{}
 	for _, name := range strings.Fields("capitalize casefold center count endswith expandtabs find format isalnum isalpha " +
 		"isascii isdecimal isdigit islower isnumeric isprintable isspace istitle isupper join ljust lower lstrip partition " +
@@ -221,6 +226,15 @@ func strMethods() *exec.MethodSet[string] {
 			return texts(strings.Fields(self)), nil
 		}
 		return words(self, v, p)
+	}
+	for name, m := range set {
+		set[name] = func(self string, v *exec.Value, p *exec.VarArgs) (any, error) {
+			if err := b.before(name, exec.AsValue(self), p); err != nil {
+				return nil, err
+			}
+			out, err := m(self, v, p)
+			return out, errors.Join(err, b.check(exec.ToValue(out)))
+		}
 	}
 	return exec.NewMethodSet(set)
 }
