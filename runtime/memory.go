@@ -165,15 +165,7 @@ func kvPerToken(f *gguf.File, arch string, number func(string) uint64) (uint64, 
 	return n, nil
 }
 
-// Fits says nil when the estimate fits the host's free memory now, or an error that shows the arithmetic.
-func Fits(n Need) error {
-	m, err := mem.VirtualMemory()
-	if err != nil {
-		return fmt.Errorf("cannot read the host's memory: %w", err)
-	}
-	return fits(n, m.Available, m.Total)
-}
-
+// fits says nil when the estimate fits the free memory, in bytes, or an error that shows the arithmetic.
 func fits(n Need, free, total uint64) error {
 	if n.Total()+hostReserve <= free {
 		return nil
@@ -197,7 +189,11 @@ func FitsHost(spec Spec) error {
 	if err != nil {
 		return err
 	}
-	return Fits(e)
+	m, err := mem.VirtualMemory()
+	if err != nil {
+		return fmt.Errorf("cannot read the host's memory: %w", err)
+	}
+	return fits(e, m.Available, m.Total)
 }
 
 // isGGUF looks at the first four bytes.

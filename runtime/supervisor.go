@@ -20,7 +20,7 @@
 // Launcher: plain children here, systemd units on an appliance.
 //
 // A candidate that does not fit beside what runs is refused: Estimate reads what
-// a GGUF file needs, Fits holds that against the host's free memory. What ran
+// a GGUF file needs, FitsHost holds that against the host's free memory. What ran
 // before is started again unasked.
 package runtime
 
