@@ -54,7 +54,7 @@ func TestSocketsThatCannotBeUsed(t *testing.T) {
 }
 
 // TestStoreThatIsLostIsRebuilt spoils the store of a stopped agent in every way
-// of the list. The agent comes back by itself, and nobody can use the
+// that a disk can. The agent comes back by itself, and nobody can use the
 // loss to bring back an older release.
 func TestStoreThatIsLostIsRebuilt(t *testing.T) {
 	t.Parallel()

@@ -48,7 +48,7 @@ func (s site) ended(c updater.Change, state updater.State, code, runs string) {
 	s.ear.hears(s.world, c)
 }
 
-// TestUpdatesOverMosquitto walks one device through a good update and every bad one of the list.
+// TestUpdatesOverMosquitto walks one device through a good update and every bad one.
 func TestUpdatesOverMosquitto(t *testing.T) {
 	t.Parallel()
 	w := online(t)
