@@ -49,12 +49,16 @@ func TestKilledAgentLosesNothingThatWasAcknowledged(t *testing.T) {
 	p := &operator{t: t, w: w, ended: map[uint64]updater.Change{}, moments: map[updater.State]int{}}
 	traffic := startTraffic(t, w)
 	watching := p.watch()
-	for _, version := range versions[1:] {
+	for i, version := range versions[1:] {
 		if _, err := w.fleet.Assign(device, map[string]string{"mote": version}, ""); err != nil {
 			t.Fatal(err)
 		}
 		w.poke()
-		<-time.After(time.Duration(rng.Int64N(int64(900 * time.Millisecond))))
+		if i%3 == 0 {
+			p.fetching() // a random moment seldom meets it
+		} else {
+			<-time.After(time.Duration(rng.Int64N(int64(900 * time.Millisecond))))
+		}
 		p.moment()
 		w.agent.kill()
 		w.noOrphans()
@@ -76,6 +80,9 @@ func TestKilledAgentLosesNothingThatWasAcknowledged(t *testing.T) {
 	})
 	watching()
 	traffic()
+	if p.moments[updater.Fetching] == 0 {
+		t.Errorf("no kill met a change that was fetching: %v", p.moments)
+	}
 	t.Logf("%d kills, state of the change at the kill: %v; %d changes ended", *kills, p.moments, len(p.ended))
 	for _, c := range p.ended {
 		e.hears(w, c)
@@ -89,13 +96,33 @@ func TestKilledAgentLosesNothingThatWasAcknowledged(t *testing.T) {
 	}
 }
 
-// publishMany signs n releases of two different files.
+// padding makes each release a file of its own that takes a moment to fetch, in bytes.
+const padding = 16 << 20
+
+// padded is a model with bytes behind its tensors that no other release has.
+func padded(w *world, model string, n int) string {
+	w.t.Helper()
+	raw, err := os.ReadFile(parts.Model(w.t, model))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	noise := make([]byte, padding)
+	rng := rand.NewChaCha8([32]byte{byte(n)})
+	_, _ = rng.Read(noise) // never fails
+	path := w.path(fmt.Sprintf("v%d.gguf", n))
+	if err := os.WriteFile(path, append(raw, noise...), 0o600); err != nil {
+		w.t.Fatal(err)
+	}
+	return path
+}
+
+// publishMany signs n releases of as many different files.
 func publishMany(w *world, n int) (ids []string) {
 	w.t.Helper()
 	files := []string{"mote-chat-q8_0.gguf", "mote-256-q4_k_m.gguf"}
 	for i := range n {
 		doc, err := w.fleet.Add(w.t.Context(), fleet.AddOptions{
-			Kind: release.Model, Name: "mote", Files: []string{parts.Model(w.t, files[i%2])}, Engine: release.EngineSpec{Slots: 2, Context: 512},
+			Kind: release.Model, Name: "mote", Files: []string{padded(w, files[i%2], i)}, Engine: release.EngineSpec{Slots: 2, Context: 512},
 			Accept: []release.Check{{Name: "capital", Prompt: question, Want: fact, TimeoutSeconds: 30}},
 		})
 		if err != nil {
@@ -175,6 +202,19 @@ func (p *operator) look() {
 		}
 	}
 	p.now = all[0].State
+}
+
+// fetching looks until the newest change fetches, or for a while.
+func (p *operator) fetching() {
+	for end := time.Now().Add(3 * time.Second); time.Now().Before(end); <-time.After(time.Millisecond) {
+		s, err := p.w.status()
+		if err == nil && s.Update.State == string(updater.Fetching) {
+			p.mu.Lock()
+			p.now = updater.Fetching
+			p.mu.Unlock()
+			return
+		}
+	}
 }
 
 // moment notes what the last look saw, for the log of the test.
