@@ -3,8 +3,11 @@ package agent
 import (
 	"net"
 	"os"
+	"os/user"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/bothy-edge/bothy/internal/parts"
@@ -23,6 +26,35 @@ func TestSocketIsForItsGroupAlone(t *testing.T) {
 	}
 	if got := info.Mode().Perm(); got != 0o660 {
 		t.Errorf("got mode %04o, want 0660", got)
+	}
+}
+
+func TestSocketIsGivenToTheNamedGroup(t *testing.T) {
+	// One that we may give it to: root any, others one of their own.
+	ids, err := os.Getgroups()
+	if err != nil {
+		t.Fatal(err)
+	}
+	gid := append(ids, os.Getgid())[0]
+	if os.Geteuid() == 0 {
+		gid = 1 // "daemon" everywhere
+	}
+	group, err := user.LookupGroupId(strconv.Itoa(gid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(parts.SocketDir(t), "api.sock")
+	l, err := listenUnix(path, group.Name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	info, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := int(info.Sys().(*syscall.Stat_t).Gid); got != gid || info.Mode().Perm() != 0o660 {
+		t.Errorf("got group %d and mode %04o, want group %d and 0660", got, info.Mode().Perm(), gid)
 	}
 }
 
