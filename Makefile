@@ -38,6 +38,7 @@ check: ## lint, floors, generated files up to date
 	$(LINT) ineffassign ./...
 	$(LINT) misspell -error -i mosquitto $$(git ls-files '*.go' '*.md' 'scripts/*' Makefile)
 	go test -count=1 ./internal/house
+	go test -run 'Documented|Readmes|Example|OneScreen|Schema' ./cmd/bothy ./agent/policy
 	go mod tidy -diff
 
 parity: tools ## greedy output of the embedded engine against llama-server on the models of a folder (MODELS=DIR)
