@@ -199,7 +199,7 @@ func TestExampleConfigurationIsValid(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if c.API.Group != "bothy" || c.Upstreams["burst-key"].KeyFile == "" || c.Upstreams["lab-key"].Credential == "" || len(c.Engines.Command.Args) == 0 {
+	if c.API.Group != "bothy-clients" || c.Upstreams["burst-key"].KeyFile == "" || c.Upstreams["lab-key"].Credential == "" || len(c.Engines.Command.Args) == 0 {
 		t.Errorf("got %+v, want what the example says", c)
 	}
 }
