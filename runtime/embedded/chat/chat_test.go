@@ -194,3 +194,19 @@ func FuzzNewAndRender(f *testing.F) {
 		tmpl.Render([]Message{TextMessage("user", "x")}, nil, true, nil)
 	})
 }
+
+func TestTextSizeAddsUpTheParts(t *testing.T) {
+	for raw, want := range map[string]int{
+		`{"role":"user","content":"abc\u0041"}`:                                              4,
+		`{"role":"user","content":[{"type":"text","text":"ab"},{"type":"text","text":"c"}]}`: 3,
+		`{"role":"assistant","content":null}`:                                                0,
+	} {
+		var m Message
+		if err := json.Unmarshal([]byte(raw), &m); err != nil {
+			t.Fatal(err)
+		}
+		if got := m.TextSize(); got != want {
+			t.Errorf("%s: got %d bytes, want %d", raw, got, want)
+		}
+	}
+}

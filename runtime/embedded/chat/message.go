@@ -34,6 +34,26 @@ func (m *Message) UnmarshalJSON(b []byte) error {
 	return err
 }
 
+// TextSize is the length of the message's own text in bytes, its parts added up.
+func (m Message) TextSize() (n int) {
+	var got struct {
+		Content json.RawMessage `json:"content"`
+	}
+	var text string
+	var parts []struct {
+		Text string `json:"text"`
+	}
+	// The message was read before: what does not fit here has no text.
+	if json.Unmarshal(m.raw, &got) != nil || json.Unmarshal(got.Content, &text) == nil {
+		return len(text)
+	}
+	_ = json.Unmarshal(got.Content, &parts)
+	for _, p := range parts {
+		n += len(p.Text)
+	}
+	return n
+}
+
 // MarshalJSON writes the message as it was read.
 func (m Message) MarshalJSON() ([]byte, error) {
 	if m.raw == nil {

@@ -92,6 +92,14 @@ func (e *engine) render(req *chatRequest) (string, error) {
 	if len(req.Messages) > e.about.Context {
 		return "", e.tooLong(len(req.Messages))
 	}
+	// Text that cannot fit is not rendered first: a template bounds what it handles, in words of its own.
+	size := 0
+	for _, m := range req.Messages {
+		size += m.TextSize()
+	}
+	if n := e.tokens.Fewest(size); n > e.about.Context {
+		return "", e.tooLong(n)
+	}
 	var tools []any
 	switch choice := strings.Trim(string(req.ToolChoice), `"`); choice {
 	case "", "null", "auto":
