@@ -44,22 +44,9 @@ func OpenEnvelope(pub ed25519.PublicKey, payloadType string, raw []byte) ([]byte
 	if len(pub) != ed25519.PublicKeySize {
 		return nil, errors.New("cannot open envelope: the key is not an ed25519 public key")
 	}
-	if len(raw) > maxEnvelope {
-		return nil, fmt.Errorf("cannot open envelope: %d bytes, at most %d are accepted", len(raw), maxEnvelope)
-	}
-	var env dsse.Envelope
-	if err := json.Unmarshal(raw, &env); err != nil {
-		return nil, fmt.Errorf("cannot open envelope: %w", err)
-	}
-	if env.PayloadType != payloadType {
-		return nil, fmt.Errorf("cannot open envelope: it holds %.80q, want %q", env.PayloadType, payloadType)
-	}
-	if len(env.Signatures) > 8 {
-		return nil, fmt.Errorf("cannot open envelope: %d signatures, at most 8 are accepted", len(env.Signatures))
-	}
-	body, err := env.DecodeB64Payload()
+	env, body, err := readEnvelope(raw, payloadType)
 	if err != nil {
-		return nil, fmt.Errorf("cannot open envelope: %w", err)
+		return nil, err
 	}
 	signed := dsse.PAE(payloadType, body)
 	for _, s := range env.Signatures {
@@ -72,8 +59,28 @@ func OpenEnvelope(pub ed25519.PublicKey, payloadType string, raw []byte) ([]byte
 	return nil, fmt.Errorf("cannot open envelope: no signature by key %s", KeyID(pub))
 }
 
+// readEnvelope takes an envelope apart without believing it.
+func readEnvelope(raw []byte, payloadType string) (env dsse.Envelope, body []byte, err error) {
+	if len(raw) > maxEnvelope {
+		return env, nil, fmt.Errorf("cannot open envelope: %d bytes, at most %d are accepted", len(raw), maxEnvelope)
+	}
+	if err := json.Unmarshal(raw, &env); err != nil {
+		return env, nil, fmt.Errorf("cannot open envelope: %w", err)
+	}
+	if env.PayloadType != payloadType {
+		return env, nil, fmt.Errorf("cannot open envelope: it holds %.80q, want %q", env.PayloadType, payloadType)
+	}
+	if len(env.Signatures) > 8 {
+		return env, nil, fmt.Errorf("cannot open envelope: %d signatures, at most 8 are accepted", len(env.Signatures))
+	}
+	if body, err = env.DecodeB64Payload(); err != nil {
+		return env, nil, fmt.Errorf("cannot open envelope: %w", err)
+	}
+	return env, body, nil
+}
+
 // KeyID names a public key: the first 16 hex digits of its SHA-256.
-func KeyID(pub ed25519.PublicKey) string {
+func KeyID(pub []byte) string {
 	sum := sha256.Sum256(pub)
 	return hex.EncodeToString(sum[:8])
 }
