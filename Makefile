@@ -18,8 +18,9 @@ build: helper ## write bin/bothy: one static binary, with the GPU reader inside 
 
 helper:
 	@if command -v $(CC) >/dev/null; then \
-		CGO_ENABLED=1 CGO_CFLAGS='-O2 -Wno-deprecated-declarations' go build -trimpath -ldflags '-s -w' -o $(HELPER) ./runtime/gpu/nvml; \
-	else echo "build: no C compiler: bothy is built without the GPU reader"; rm -f $(HELPER); fi
+		CGO_ENABLED=1 CGO_CFLAGS='-O2 -Wno-deprecated-declarations' go build -trimpath -ldflags '-s -w' -o $(HELPER) ./runtime/gpu/nvml && \
+		gzip -9n <$(HELPER) >$(HELPER).gz && rm $(HELPER); \
+	else echo "build: no C compiler: bothy is built without the GPU reader"; rm -f $(HELPER).gz; fi
 
 demo: build ## the main job end to end on this machine (KEEP=1 leaves it running, MODEL=/path/to.gguf uses yours)
 	go run ./cmd/demo -bothy bin/bothy $(if $(KEEP),-keep) $(if $(MODEL),-model $(MODEL))
@@ -70,4 +71,4 @@ test-systemd: ## the .deb through its life in a booted systemd, about two minute
 	scripts/test-systemd
 
 clean: ## remove what was built
-	rm -rf bin build/test $(HELPER)
+	rm -rf bin build/test $(HELPER).gz

@@ -11,25 +11,40 @@
 package gpu
 
 import (
+	"compress/gzip"
 	"embed"
+	"io"
 	"slices"
 	"time"
 
 	"github.com/bothy-edge/bothy/runtime/gpu/wire"
 )
 
-// The folder always holds a README, so that the agent builds without a C compiler; the helper lies beside it when built.
+// The folder always holds a README, so that the agent builds without a C compiler; the helper lies beside it when
+// built, compressed: it is read only when one is started.
 //
 //go:embed helper
 var helper embed.FS
 
-// Embedded is the helper's executable, or nil when the agent was built without it. The caller must not change it.
+// maxHelper bounds the helper's size in bytes, decompressed.
+const maxHelper = 64 << 20
+
+// Embedded is the helper's executable, decompressed anew for the caller, or nil when the agent was built without it.
 func Embedded() []byte {
-	b, err := helper.ReadFile("helper/nvml-helper")
+	f, err := helper.Open("helper/nvml-helper.gz")
 	if err != nil {
 		return nil
 	}
-	return b
+	defer f.Close()
+	packed, err := gzip.NewReader(f)
+	if err != nil {
+		return nil
+	}
+	elf, err := io.ReadAll(io.LimitReader(packed, maxHelper))
+	if err != nil {
+		return nil
+	}
+	return elf
 }
 
 // Device is one GPU at one moment.

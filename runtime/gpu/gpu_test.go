@@ -40,6 +40,8 @@ func helperImage(t *testing.T) []byte {
 	return elf
 }
 
+func holding(elf []byte) func() []byte { return func() []byte { return elf } }
+
 // fakeDriver compiles a driver library and returns the environment that makes the helper load it.
 func fakeDriver(t *testing.T, mode string, flags ...string) []string {
 	t.Helper()
@@ -55,7 +57,7 @@ func fakeDriver(t *testing.T, mode string, flags ...string) []string {
 func reading(t *testing.T, env []string) *Reader {
 	t.Helper()
 	r := New(Config{
-		Image: helperImage(t), Packaged: "/nonexistent", Env: env, Every: 30 * time.Millisecond,
+		Image: holding(helperImage(t)), Packaged: "/nonexistent", Env: env, Every: 30 * time.Millisecond,
 		Hello: 3 * time.Second, Beat: time.Second, BackoffMin: 20 * time.Millisecond, LookAgain: 50 * time.Millisecond,
 	})
 	ctx, cancel := context.WithCancel(t.Context())
@@ -164,7 +166,7 @@ func TestHungHelperEndsWithItsInput(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := New(Config{Image: helperImage(t), Env: fakeDriver(t, "hang")})
+	r := New(Config{Image: holding(helperImage(t)), Env: fakeDriver(t, "hang")})
 	h, err := r.start(img, &bytes.Buffer{})
 	img.close()
 	if err != nil {
@@ -185,7 +187,7 @@ func TestHungHelperEndsWithItsInput(t *testing.T) {
 }
 
 func TestRunLeavesNoHelper(t *testing.T) {
-	r := New(Config{Image: helperImage(t), Packaged: "/nonexistent", Env: fakeDriver(t, "ok"), Every: 20 * time.Millisecond})
+	r := New(Config{Image: holding(helperImage(t)), Packaged: "/nonexistent", Env: fakeDriver(t, "ok"), Every: 20 * time.Millisecond})
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan struct{})
 	go func() { r.Run(ctx); close(ended) }()
@@ -227,7 +229,7 @@ func TestPackagedHelperIsTakenOnlyWhenItIsTheSame(t *testing.T) {
 		}
 	}
 	for path, want := range map[string]string{same: "packaged", other: "memory", "/nonexistent": "memory"} {
-		r := New(Config{Image: elf, Packaged: path})
+		r := New(Config{Image: holding(elf), Packaged: path})
 		h, err := r.launch(&bytes.Buffer{})
 		if err != nil {
 			t.Fatal(err)
@@ -242,9 +244,9 @@ func TestPackagedHelperIsTakenOnlyWhenItIsTheSame(t *testing.T) {
 
 func TestHelperRunsFromAFile(t *testing.T) {
 	dir := t.TempDir()
-	r := New(Config{Image: helperImage(t)})
+	r := New(Config{Image: holding(helperImage(t))})
 	for range 2 { // the second replaces the first
-		img, err := openFile(dir, r.cfg.Image)
+		img, err := openFile(dir, r.cfg.Image())
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -261,7 +263,7 @@ func TestHelperRunsFromAFile(t *testing.T) {
 }
 
 func TestAgentWithoutHelperSaysSo(t *testing.T) {
-	r := New(Config{Image: []byte{}})
+	r := New(Config{Image: holding(nil)})
 	r.Run(t.Context())
 	if s := r.Snapshot(); !strings.Contains(s.Error, "without the GPU helper") || s.Hint == "" || s.NoDriver {
 		t.Errorf("got %+v, want it to say that there is no helper", s)

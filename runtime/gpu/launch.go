@@ -115,10 +115,11 @@ type started struct {
 // launch tries the ways to start the helper in turn.
 func (r *Reader) launch(stderr io.Writer) (*started, error) {
 	var errs []error
+	elf := r.cfg.Image()
 	for _, open := range []func() (image, error){
-		func() (image, error) { return openPackaged(r.cfg.Packaged, r.cfg.Image) },
-		func() (image, error) { return openMemory(r.cfg.Image) },
-		func() (image, error) { return openFile(r.cfg.RuntimeDir, r.cfg.Image) },
+		func() (image, error) { return openPackaged(r.cfg.Packaged, elf) },
+		func() (image, error) { return openMemory(elf) },
+		func() (image, error) { return openFile(r.cfg.RuntimeDir, elf) },
 	} {
 		img, err := open()
 		if err == nil {

@@ -22,9 +22,9 @@ const maxGarbage = 20
 
 // Config is what a Reader is made of. What is zero takes the default named beside it.
 type Config struct {
-	Image      []byte // nil: Embedded()
-	Packaged   string // "": /usr/lib/bothy/nvml-helper; taken when it equals Image
-	RuntimeDir string // where the helper is written if it cannot be executed from memory; "": nowhere
+	Image      func() []byte // nil: Embedded; called for each start, so that no copy stays in memory
+	Packaged   string        // "": /usr/lib/bothy/nvml-helper; taken when it equals Image
+	RuntimeDir string        // where the helper is written if it cannot be executed from memory; "": nowhere
 	Env        []string
 	Log        *slog.Logger     // nil: silent
 	Now        func() time.Time // nil: time.Now
@@ -50,7 +50,7 @@ type Reader struct {
 // New makes a Reader; it does nothing before Run.
 func New(cfg Config) *Reader {
 	if cfg.Image == nil {
-		cfg.Image = Embedded()
+		cfg.Image = Embedded
 	}
 	if cfg.Packaged == "" {
 		cfg.Packaged = "/usr/lib/bothy/nvml-helper"
@@ -96,7 +96,7 @@ func (r *Reader) update(f func(*Snapshot)) {
 
 // Run keeps one helper going until ctx ends, and returns when the helper is gone.
 func (r *Reader) Run(ctx context.Context) {
-	if len(r.cfg.Image) == 0 {
+	if len(r.cfg.Image()) == 0 {
 		r.update(func(s *Snapshot) {
 			s.Error, s.Hint = "this bothy was built without the GPU helper", "build it where a C compiler is installed"
 		})
