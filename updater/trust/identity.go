@@ -44,12 +44,19 @@ type Identity struct {
 // ErrNotEnrolled is what LoadIdentity wraps when the folder holds no identity.
 var ErrNotEnrolled = errors.New("this device is not enrolled")
 
+// Files of an identity that others read too: what the broker, and peers on the
+// same network, know the device by. A device without a certificate lacks them.
+const (
+	DeviceKeyFile   = "device.pem" // private key, PKCS#8 in PEM, 0600
+	CertificateFile = "device.crt" // issued by the fleet's device authority; its common name is the device
+	AuthorityFile   = "ca.crt"     // that authority
+)
+
 // Files of an identity. identity.json is written last and makes it whole.
 const (
 	identityFile     = "identity.json"
 	catalogRootFile  = "catalog-root.json"
 	directorRootFile = "director-root.json"
-	deviceKeyFile    = "device.pem"
 )
 
 // maxTicket bounds the ticket file: two roots in base64 and a few names.
@@ -166,14 +173,14 @@ func LoadIdentity(dir string) (Identity, error) {
 	if id.DirectorRoot, err = os.ReadFile(filepath.Join(dir, directorRootFile)); err != nil {
 		return Identity{}, fmt.Errorf("cannot load identity: %w", err)
 	}
-	id.Key, err = ReadKey(filepath.Join(dir, deviceKeyFile))
+	id.Key, err = ReadKey(filepath.Join(dir, DeviceKeyFile))
 	return id, err
 }
 
 // deviceKey loads the key in dir or makes one. A key that is there is never
 // replaced: the fleet may know it already.
 func deviceKey(dir string) (ed25519.PrivateKey, error) {
-	path := filepath.Join(dir, deviceKeyFile)
+	path := filepath.Join(dir, DeviceKeyFile)
 	key, err := ReadKey(path)
 	if !errors.Is(err, fs.ErrNotExist) {
 		return key, err

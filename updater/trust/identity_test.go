@@ -43,7 +43,7 @@ func TestEnrolMakesAnIdentityOnce(t *testing.T) {
 	if err != nil || !again.Key.Equal(first.Key) {
 		t.Errorf("second enrolment: got another key or %v", err)
 	}
-	info, err := os.Stat(filepath.Join(dir, deviceKeyFile))
+	info, err := os.Stat(filepath.Join(dir, DeviceKeyFile))
 	if err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("key file: got %v, %v; want mode 0600", info.Mode(), err)
 	}
