@@ -76,6 +76,9 @@ type BrokerConfig struct {
 	Key  string `yaml:"key"`  // PEM file of its key
 	// AllowPlaintext consents to tcp:// beyond loopback. The content stays signed; who reads along sees it.
 	AllowPlaintext bool `yaml:"allow_plaintext"`
+	// Heartbeat is how often the device reports its state when nothing changes; the fleet takes three
+	// times that without one for silence. Default 10m.
+	Heartbeat Duration `yaml:"heartbeat"`
 }
 
 // UpstreamConfig is the secret half of an upstream; the policy holds the public one.
@@ -165,6 +168,9 @@ func (c *Config) fill() {
 	if c.Updates.Watch == 0 {
 		c.Updates.Watch = Duration(30 * time.Second)
 	}
+	if c.Broker.Heartbeat == 0 {
+		c.Broker.Heartbeat = Duration(10 * time.Minute)
+	}
 	if c.API.MaxBody == 0 {
 		c.API.MaxBody = 32 << 20
 	}
@@ -209,6 +215,9 @@ func (c *Config) check() error {
 		if ip := net.ParseIP(host); err != nil || host != "localhost" && (ip == nil || !ip.IsLoopback()) {
 			return fmt.Errorf("cannot use metrics.listen %q: want a loopback address and a port, for example 127.0.0.1:9464", c.Metrics.Listen)
 		}
+	}
+	if h := time.Duration(c.Broker.Heartbeat); h < time.Minute || h > 7*24*time.Hour {
+		return fmt.Errorf("cannot use broker.heartbeat %s: want 1m to 168h", h)
 	}
 	for name, u := range c.Upstreams {
 		if (u.KeyFile == "") == (u.Credential == "") {

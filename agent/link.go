@@ -4,12 +4,10 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
 	"os"
-	"reflect"
 	"slices"
 	"strings"
 	"time"
@@ -32,7 +30,9 @@ type link struct {
 	depot   *content.Depot
 	outbox  *mqtt.Outbox
 	log     *slog.Logger
-	said    deviceState // owned by publish
+	epoch   uint64           // of this start
+	expires func() time.Time // of the device's certificate; zero: there is none
+	state   cadence          // owned by publish
 }
 
 func epochTable() store.Table[uint64] { return store.Table[uint64]{Name: "epoch"} }
@@ -83,7 +83,10 @@ func newLink(c BrokerConfig, id trust.Identity, db *store.DB, report store.Repor
 	if err != nil {
 		log.Error("number of this start not stored", "epoch", epoch, "error", err)
 	}
-	l := &link{id: id, topics: wire.Topics{Tenant: id.Tenant, Device: id.Device}, log: log}
+	l := &link{
+		id: id, topics: wire.Topics{Tenant: id.Tenant, Device: id.Device}, log: log, epoch: epoch,
+		expires: certificateEnd(conf), state: cadence{heartbeat: time.Duration(c.Heartbeat)},
+	}
 	session := mqtt.Config{Broker: id.Broker, TLS: conf, AllowPlain: c.AllowPlaintext, Log: log}
 	if l.control, err = mqtt.NewDevice(session, l.topics, epoch); err != nil {
 		return nil, err
@@ -187,40 +190,6 @@ type changeReport struct {
 	Counter uint64        `json:"counter,omitempty"`
 	Code    string        `json:"code,omitempty"`
 	Error   string        `json:"error,omitempty"`
-}
-
-// deviceState is the retained report of what runs, signed by the device.
-type deviceState struct {
-	V        int               `json:"v"` // 1
-	Device   string            `json:"device"`
-	Time     time.Time         `json:"time"`
-	Agent    string            `json:"agent"`
-	Counter  uint64            `json:"counter"` // of the want that runs
-	Models   map[string]string `json:"models"`  // alias -> release
-	Policy   string            `json:"policy,omitempty"`
-	Versions trust.Versions    `json:"versions"`
-	Health   Health            `json:"health"`
-	Alarms   []string          `json:"alarms,omitempty"` // ids of findings
-}
-
-// publish replaces the device's retained state, when it says something new. Called by one goroutine.
-func (l *link) publish(s deviceState, now time.Time) error {
-	s.Time = l.said.Time
-	if reflect.DeepEqual(s, l.said) {
-		return nil
-	}
-	s.Time = now.UTC()
-	l.said = s
-	body, err := json.Marshal(s)
-	if err != nil {
-		return fmt.Errorf("internal error: %w", err)
-	}
-	sealed, err := release.SignEnvelope(l.id.Key, release.StateType, body)
-	if err != nil {
-		return err
-	}
-	l.control.Report(sealed)
-	return nil
 }
 
 // run keeps the connection and the outbox going, and tells offered when there may be a new want.

@@ -136,31 +136,6 @@ func (c *copies) made(now time.Time, err error) {
 	c.next = now.Add(pause)
 }
 
-// reportState replaces the device's retained state, when it says something new.
-func (b *box) reportState(s Status) {
-	if b.link == nil {
-		return
-	}
-	b.link.outbox.Poke() // a change that moved has put a report there
-	d := deviceState{
-		V: 1, Device: b.identity.Device, Agent: b.o.Version, Counter: s.Update.Running, Models: map[string]string{},
-		Policy: s.Policy.Release, Versions: b.trust.Versions(), Health: s.Health,
-	}
-	for _, m := range s.Models {
-		if m.Current != nil {
-			d.Models[m.Alias] = m.Current.Release
-		}
-	}
-	for _, f := range s.Findings {
-		d.Alarms = append(d.Alarms, f.ID)
-	}
-	// When the last decision was judged is no news.
-	d.Versions.Reference = time.Time{}
-	if err := b.link.publish(d, time.Now()); err != nil {
-		b.log.Error("state not reported", "error", err)
-	}
-}
-
 // metrics serves Prometheus metrics. Scraping wakes no model.
 func (b *box) metrics() http.Handler {
 	r := prometheus.NewRegistry()

@@ -216,6 +216,7 @@ func TestDocumentedDefaultsHold(t *testing.T) {
 		"api.max_body":           fmt.Sprintf("%dMiB", c.API.MaxBody>>20),
 		"engines.command.health": c.Engines.Command.Health,
 		"updates.watch":          time.Duration(c.Updates.Watch).String(),
+		"broker.heartbeat":       time.Duration(c.Broker.Heartbeat).String(),
 		"log.level":              c.Log.Level,
 		"log.format":             c.Log.Format,
 	} {

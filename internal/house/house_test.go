@@ -33,7 +33,7 @@ var floors = [][]string{
 	{"cmd", "packaging"},
 	{"agent", "updater/fleet"},
 	{"agent/gateway", "updater"},
-	{"agent/router", "updater/content", "updater/trust"},
+	{"agent/router", "updater/content", "updater/trust", "updater/report"},
 	{"agent/policy", "updater/release", "runtime", "agent/cloud", "agent/audit", "updater/mqtt", "agent/caller", "systemd"},
 	{"agent/store"},
 }
