@@ -5,7 +5,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"io"
-	"slices"
 )
 
 // Limits on a GGUF header. The largest published vocabularies have under a
@@ -22,35 +21,13 @@ var errGGUF = errors.New("not a well-formed GGUF header")
 
 // ggufStarts returns where the larger tensors of a GGUF file start, ascending.
 // It returns nothing for any other file, and for a header it cannot trust.
-// Small tensors (norms) stay with their neighbour: a block each would cost more
-// in round trips than their reuse saves.
 func ggufStarts(r io.ReaderAt, size int64) []int64 {
 	h := newGGUFHeader(r, size)
 	offsets, err := h.tensors()
 	if err != nil {
 		return nil
 	}
-	data := h.dataStart()
-	all := make([]int64, 0, len(offsets))
-	for _, o := range offsets {
-		if o > uint64(size) || data+int64(o) > size {
-			return nil
-		}
-		all = append(all, data+int64(o))
-	}
-	slices.Sort(all)
-	all = slices.Compact(all)
-	starts := all[:0:0]
-	for i, s := range all {
-		end := size
-		if i+1 < len(all) {
-			end = all[i+1]
-		}
-		if s > 0 && end-s >= smallTensor {
-			starts = append(starts, s)
-		}
-	}
-	return starts
+	return largeStarts(h.dataStart(), offsets, size)
 }
 
 // ggufHeader reads a header forwards, counting bytes; the first error sticks.

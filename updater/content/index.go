@@ -39,16 +39,16 @@ type Index struct {
 }
 
 // BuildIndex reads size bytes of r and cuts them into blocks. The blocks of a
-// GGUF file start at its tensors, so that an edit of the metadata or of one
-// tensor leaves the digests of the others as they were. A file whose header
-// does not parse is cut plainly; that is no error, it is only less reuse.
+// GGUF or safetensors file start at its tensors, so that an edit of the metadata
+// or of one tensor leaves the digests of the others as they were. A file whose
+// header does not parse is cut plainly; that is no error, it is only less reuse.
 func BuildIndex(r io.ReaderAt, size int64) (Index, error) {
 	if size < 0 {
 		return Index{}, fmt.Errorf("cannot index a file of %d bytes", size)
 	}
 	x := Index{Size: size}
 	buf := make([]byte, BlockSize)
-	for _, s := range cut(size, ggufStarts(r, size)) {
+	for _, s := range cut(size, tensorStarts(r, size)) {
 		b := buf[:s.length]
 		if err := readFullAt(r, b, s.offset); err != nil {
 			return Index{}, fmt.Errorf("cannot index at byte %d of %d: %w", s.offset, size, err)
