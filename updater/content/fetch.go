@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"maps"
 	"os"
 	"slices"
@@ -101,6 +102,7 @@ type fetch struct {
 	encoded  []byte // the index
 	data     *os.File
 	journal  *journal
+	origins  *origins
 	have     []bool
 	done     int64
 	bySource map[string]int64
@@ -159,7 +161,7 @@ func (r *fetch) loadIndex(ctx context.Context) error {
 		return nil
 	}
 	var all error = ErrNotFound
-	for _, src := range r.sources {
+	for _, src := range r.store.trustedFirst(r.sources) {
 		b, err := src.Index(ctx, r.file)
 		if ctx.Err() != nil {
 			return ctx.Err()
@@ -257,8 +259,10 @@ func (r *fetch) resume(ctx context.Context) error {
 		return err
 	}
 	if r.done > 0 {
-		r.bySource["resumed"] = r.done
+		r.bySource[originResumed] = r.done
 	}
+	r.origins = loadOrigins(r.store.partial(r.file.SHA256, originExt), len(r.index.Blocks))
+	r.origins.keep(r.have)
 	return nil
 }
 
@@ -309,7 +313,7 @@ func (r *fetch) fill(ctx context.Context) error {
 
 func (r *fetch) askAll(ctx context.Context, w *writer) error {
 	var all error
-	for _, src := range append([]Source{disk{r.store}}, r.sources...) {
+	for _, src := range append([]Source{disk{r.store}}, r.store.trustedFirst(r.sources)...) {
 		if len(r.missing()) == 0 {
 			break
 		}
@@ -341,6 +345,7 @@ func (r *fetch) drain(ctx context.Context, src Source, w *writer) error {
 		err := src.Blocks(ctx, r.file, r.missing(), w)
 		w.flush()
 		if w.wrong() >= maxStrikes {
+			r.store.setAside(src.Name())
 			return fmt.Errorf("dropped after %d wrong blocks: %w", w.wrong(), ErrCorrupt)
 		}
 		if err != nil || w.wrong() == before || len(r.missing()) == 0 {
@@ -369,6 +374,7 @@ func (r *fetch) recheck(ctx context.Context) error {
 		// Every block is as the signed index says, so the release contradicts itself.
 		return errors.Join(ErrMismatch, r.discard())
 	}
+	r.origins.keep(r.have)
 	r.journal.f.Close()
 	var err error
 	r.journal, err = createJournal(r.store.partial(r.file.SHA256, journalExt), sha256.Sum256(r.encoded), r.recount(), r.data)
@@ -377,19 +383,26 @@ func (r *fetch) recheck(ctx context.Context) error {
 
 func (r *fetch) discard() error {
 	var err error
-	for _, ext := range []string{partExt, journalExt, indexExt} {
-		err = errors.Join(err, os.Remove(r.store.partial(r.file.SHA256, ext)))
+	for _, ext := range []string{partExt, journalExt, indexExt, originExt} {
+		err = errors.Join(err, removeFile(r.store.partial(r.file.SHA256, ext)))
 	}
 	return err
 }
 
 // finish puts the file under its name; the journal goes last, when nothing needs it.
 func (r *fetch) finish() error {
+	note := r.store.partial(r.file.SHA256, originExt)
+	if err := r.origins.save(note); err != nil {
+		return err
+	}
+	if err := os.Rename(note, r.store.Path(r.file.SHA256)+originExt); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
 	if err := r.store.adopt(r.data, r.file.SHA256, r.encoded); err != nil {
 		return err
 	}
 	for _, ext := range []string{journalExt, indexExt} {
-		if err := os.Remove(r.store.partial(r.file.SHA256, ext)); err != nil {
+		if err := removeFile(r.store.partial(r.file.SHA256, ext)); err != nil {
 			return err
 		}
 	}

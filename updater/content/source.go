@@ -7,6 +7,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
+	"time"
 
 	"github.com/bothy-edge/bothy/updater/release"
 )
@@ -31,6 +33,59 @@ type Sink interface {
 	// Deliver takes over data, which must come from Buffer. A wrong block is no
 	// error here; an error means that the source must stop.
 	Deliver(k Block, data []byte) error
+}
+
+// attributor is a Sink that notes where blocks came from: from the call on, by
+// way of source ("disk", "cast"), and which of several where it has several.
+type attributor interface{ attribute(source, detail string) }
+
+// attribute tells a sink that cares where the next blocks come from.
+func attribute(s Sink, source, detail string) {
+	if a, ok := s.(attributor); ok {
+		a.attribute(source, detail)
+	}
+}
+
+// penalty is a source's time aside.
+type penalty struct {
+	until time.Time
+	last  time.Duration
+}
+
+// A source that gave wrong blocks is asked after all others for so long.
+const (
+	asideMin = 10 * time.Second
+	asideMax = 10 * time.Minute
+)
+
+// setAside puts a source behind the others, longer each time. One source alone
+// is asked all the same: whoever calls Fetch waits between two calls.
+func (s *Store) setAside(name string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	d := asideMin
+	if p, ok := s.aside[name]; ok && s.now().Before(p.until.Add(p.last)) {
+		d = min(2*p.last, asideMax)
+	}
+	s.aside[name] = penalty{s.now().Add(d), d}
+}
+
+// trustedFirst is the sources in their order, those set aside at the end.
+func (s *Store) trustedFirst(all []Source) []Source {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := slices.Clone(all)
+	slices.SortStableFunc(out, func(a, b Source) int {
+		return s.rank(a.Name()) - s.rank(b.Name())
+	})
+	return out
+}
+
+func (s *Store) rank(name string) int {
+	if s.now().Before(s.aside[name].until) {
+		return 1
+	}
+	return 0
 }
 
 // ErrNotFound is the cause when a source does not have what was asked for.
@@ -144,6 +199,7 @@ func (d disk) copyFrom(ctx context.Context, digest string, wanted map[[32]byte][
 		return err
 	}
 	defer file.Close()
+	attribute(sink, d.Name(), short(digest))
 	for _, have := range x.Blocks {
 		for _, k := range wanted[have.SHA256] {
 			if err := ctx.Err(); err != nil {

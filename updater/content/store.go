@@ -14,6 +14,7 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -27,7 +28,8 @@ var ErrNoSpace = errors.New("no space left on the disk")
 //
 //	blobs/SHA256         a whole, checked file, read-only
 //	blobs/SHA256.index   its block index
-//	partial/SHA256.*     a fetch that goes on: data, journal, index
+//	blobs/SHA256.origin  where its blocks came from, for people
+//	partial/SHA256.*     a fetch that goes on: data, journal, index, origin
 //
 // Close releases the folder's lock. The folder must be on one file system.
 type Store struct {
@@ -37,6 +39,9 @@ type Store struct {
 
 	mu   sync.Mutex
 	busy map[string]bool // digests that a Fetch, Import or Remove holds
+	// By name, sources that gave wrong blocks, and the clock that they wait by.
+	aside map[string]penalty
+	now   func() time.Time
 }
 
 // Open creates the folder where needed and locks it against other processes.
@@ -54,7 +59,7 @@ func Open(dir string) (*Store, error) {
 		f.Close()
 		return nil, fmt.Errorf("cannot open the artifact store %s: another process uses it: %w", dir, err)
 	}
-	s := &Store{dir: dir, lock: f, busy: map[string]bool{}, fault: func(string) error { return nil }}
+	s := &Store{dir: dir, lock: f, busy: map[string]bool{}, aside: map[string]penalty{}, now: time.Now, fault: func(string) error { return nil }}
 	if err := s.sweep(); err != nil {
 		return nil, errors.Join(fmt.Errorf("cannot open the artifact store: %w", err), f.Close())
 	}
@@ -213,10 +218,22 @@ func (s *Store) Remove(digest string) error {
 
 // drop is Remove by who holds the digest.
 func (s *Store) drop(digest string) error {
-	for _, p := range []string{s.Path(digest), s.indexPath(digest), s.partial(digest, partExt), s.partial(digest, journalExt), s.partial(digest, indexExt)} {
-		if err := os.Remove(p); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	paths := []string{s.Path(digest), s.indexPath(digest), s.Path(digest) + originExt}
+	for _, ext := range []string{partExt, journalExt, indexExt, originExt} {
+		paths = append(paths, s.partial(digest, ext))
+	}
+	for _, p := range paths {
+		if err := removeFile(p); err != nil {
 			return fmt.Errorf("cannot remove %s: %w", short(digest), err)
 		}
+	}
+	return nil
+}
+
+// removeFile removes a file; one that is not there is fine.
+func removeFile(path string) error {
+	if err := os.Remove(path); !errors.Is(err, fs.ErrNotExist) {
+		return err
 	}
 	return nil
 }

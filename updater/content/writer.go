@@ -26,7 +26,8 @@ type writer struct {
 	items  chan item
 	free   chan []byte   // buffers to use again
 	marks  chan struct{} // capacity 1: enough bytes await a mark
-	source string        // whose turn it is; changed only while items is empty
+	source string        // whose turn it is, and by what way; the source's goroutine's
+	detail string        // which of several that source has
 	strike atomic.Int32  // wrong blocks of this source
 	failed atomic.Pointer[error]
 	group  sync.WaitGroup
@@ -37,6 +38,8 @@ type writer struct {
 type item struct {
 	block Block
 	data  []byte
+	from  string        // the source that progress counts it under
+	exact string        // and where exactly it came from
 	ack   chan struct{} // set: no block, but a question whether all before is done
 }
 
@@ -59,7 +62,7 @@ func (w *writer) stop() error {
 }
 
 func (w *writer) begin(source string) {
-	w.source = source
+	w.attribute(source, "")
 	w.strike.Store(0)
 }
 
@@ -95,9 +98,16 @@ func (w *writer) Deliver(k Block, data []byte) error {
 	if w.wrong() >= maxStrikes {
 		return fmt.Errorf("%d wrong blocks: %w", w.wrong(), ErrCorrupt)
 	}
-	w.items <- item{block: k, data: data}
+	exact := w.source
+	if w.detail != "" {
+		exact += " " + w.detail
+	}
+	w.items <- item{block: k, data: data, from: w.source, exact: exact}
 	return nil
 }
+
+// attribute implements attributor.
+func (w *writer) attribute(source, detail string) { w.source, w.detail = source, detail }
 
 // flush returns when everything delivered so far has been handled.
 func (w *writer) flush() {
@@ -113,7 +123,7 @@ func (w *writer) write() {
 			continue
 		}
 		if w.failure() == nil {
-			if err := w.put(i.block, i.data); err != nil {
+			if err := w.put(i); err != nil {
 				w.fail(err)
 			}
 		}
@@ -125,8 +135,8 @@ func (w *writer) write() {
 }
 
 // put checks a block, writes it, records it, and only then sets its bit.
-func (w *writer) put(k Block, data []byte) error {
-	r := w.fetch
+func (w *writer) put(i item) error {
+	r, k, data := w.fetch, i.block, i.data
 	if r.have[k.N] {
 		return nil
 	}
@@ -152,7 +162,8 @@ func (w *writer) put(k Block, data []byte) error {
 	}
 	r.have[k.N] = true
 	r.done += int64(k.Length)
-	r.bySource[w.source] += int64(k.Length)
+	r.bySource[i.from] += int64(k.Length)
+	r.origins.note(k.N, i.exact)
 	r.say(StateFetching)
 	return nil
 }
@@ -178,6 +189,10 @@ func (w *writer) sync() error {
 	w.syncMu.Lock()
 	defer w.syncMu.Unlock()
 	if err := w.fetch.store.fault("mark"); err != nil {
+		return err
+	}
+	// Before the mark: what the next attempt takes over should say where it came from.
+	if err := w.fetch.origins.save(w.fetch.store.partial(w.fetch.file.SHA256, originExt)); err != nil {
 		return err
 	}
 	return w.fetch.journal.mark(w.fetch.data)
