@@ -8,7 +8,7 @@ HELPER   = runtime/gpu/helper/nvml-helper
 LINT     = go tool -modfile=tools/go.mod
 CC      ?= cc
 
-.PHONY: build helper demo test check soak bench bench-engine parity conformance packages test-systemd tools clean help
+.PHONY: build helper demo test check fuzz soak bench bench-engine parity conformance packages test-systemd tools clean help
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -52,8 +52,11 @@ bench: ## Go benchmarks of the policy, the detectors, the gateway and the transf
 bench-engine: build ## the embedded engine's own prefill and decode speed (no comparison with llama.cpp yet)
 	@echo "bench-engine: does not run llama-bench beside it yet; for the engine's own numbers: bin/bothy engine bench -m testdata/models/mote-chat-q8_0.gguf"; exit 1
 
-soak: ## long runs: fuzzing for an hour, crash matrices in pairs, load for twenty minutes
-	@echo "soak: the long runs do not exist yet; the short ones are in make test"; exit 1
+fuzz: ## every parser of what comes over the broker, one minute each (FUZZ=10s for less)
+	scripts/fuzz $(or $(FUZZ),1m) ./updater/...
+
+soak: tools helper ## the long runs, many hours: fuzzing, crashes in pairs, load (FUZZ=1h for each target, SOAK=REGEXP of tests)
+	scripts/soak
 
 conformance: ## write build/tuf-client, the client for the TUF conformance suite, and run our own tests of it
 	CGO_ENABLED=0 go build -trimpath -o build/tuf-client ./updater/trust/conformance
