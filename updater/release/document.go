@@ -2,6 +2,8 @@ package release
 
 import (
 	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -39,12 +41,23 @@ func (k Kind) Folder() string {
 	return ""
 }
 
+// Role says what an engine does with a file of a model. Empty: it is part of the model itself.
+type Role string
+
+// The roles. The values are written to disk and signed.
+const (
+	Projector Role = "mmproj"  // turns images into what the model reads; at most one
+	Adapter   Role = "adapter" // a LoRA adapter, applied to the model as it is loaded
+)
+
 // File names one artifact of a release by digest.
 type File struct {
-	Path        string `json:"path"`         // slash separated, relative, no ".."
-	Size        int64  `json:"size"`         // bytes
-	SHA256      string `json:"sha256"`       // 64 lower-case hex digits, of the whole file
-	IndexSHA256 string `json:"index_sha256"` // of the block index that goes with the file
+	Path        string `json:"path"`                 // slash separated, relative, no ".."
+	Size        int64  `json:"size"`                 // bytes
+	SHA256      string `json:"sha256"`               // 64 lower-case hex digits, of the whole file
+	IndexSHA256 string `json:"index_sha256"`         // of the block index that goes with the file
+	Role        Role   `json:"role,omitempty"`       // of a model's file
+	Executable  bool   `json:"executable,omitempty"` // of an engine's file: may be run
 }
 
 // Requirements are what a device must have before it fetches anything.
@@ -85,6 +98,15 @@ type EngineSpec struct {
 	Flags        map[string]string `json:"flags,omitempty"`         // adapter specific
 }
 
+// Program says how the files of an engine release are run. Paths are those of files and folders of the release.
+type Program struct {
+	Entry     string   `json:"entry"`               // the program, an executable file
+	Loader    string   `json:"loader,omitempty"`    // a dynamic loader that runs it, for a release with a C library of its own
+	Libraries []string `json:"libraries,omitempty"` // folders that are searched for shared libraries, in this order
+	Version   string   `json:"version"`             // of the engine, as it calls itself: "b6123", "0.7.0"
+	Platform  string   `json:"platform"`            // GOOS/GOARCH that it runs on: "linux/amd64"
+}
+
 // Document is one release.
 type Document struct {
 	Schema   int          `json:"schema"`
@@ -94,7 +116,8 @@ type Document struct {
 	Files    []File       `json:"files"`
 	Requires Requirements `json:"requires,omitzero"`
 	Accept   []Check      `json:"accept,omitempty"`
-	Engine   EngineSpec   `json:"engine,omitzero"`
+	Engine   EngineSpec   `json:"engine,omitzero"`   // of an engine release: Kind alone, the kind that it is
+	Program  *Program     `json:"program,omitempty"` // of an engine release
 }
 
 // ID names the release for people: "mote@2".
@@ -113,6 +136,28 @@ func (d Document) Primary() File {
 		return File{}
 	}
 	return d.Files[0]
+}
+
+// FilesOf lists the files with this role, in their order.
+func (d Document) FilesOf(role Role) []File {
+	var some []File
+	for _, f := range d.Files {
+		if f.Role == role {
+			some = append(some, f)
+		}
+	}
+	return some
+}
+
+// Digest identifies the document by its contents: SHA-256 in hexadecimal.
+func (d Document) Digest() string {
+	raw, err := encode(d)
+	if err != nil {
+		// Unreachable: the types hold nothing that JSON cannot write.
+		panic("internal error: cannot encode release: " + err.Error())
+	}
+	sum := sha256.Sum256(raw)
+	return hex.EncodeToString(sum[:])
 }
 
 // TargetPath is the path of a release in both repositories.

@@ -344,6 +344,11 @@ func TestEnvelopeOpensOnlyForItsKeyAndType(t *testing.T) {
 
 func FuzzParse(f *testing.F) {
 	f.Add([]byte(golden))
+	program, err := engine().Encode()
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(program)
 	f.Add([]byte(`{"schema":1,"kind":"policy","files":[{}]}`))
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		d, err := Parse(raw)

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 	"unicode/utf8"
 )
@@ -17,6 +18,8 @@ const (
 	maxText   = 64 << 10
 	maxSize   = int64(1) << 46 // 64 TiB
 	maxCount  = 1 << 26        // tokens, slots, threads, seconds
+
+	maxLibraries = 16
 )
 
 // Validate reports the first thing that is wrong with the document.
@@ -58,7 +61,10 @@ func (d Document) validate() error {
 			return fmt.Errorf("acceptance check %d: %w", i+1, err)
 		}
 	}
-	return d.Engine.validate()
+	if err := d.Engine.validate(); err != nil {
+		return err
+	}
+	return d.validateProgram()
 }
 
 func validateFiles(kind Kind, files []File) error {
@@ -69,8 +75,11 @@ func validateFiles(kind Kind, files []File) error {
 		return fmt.Errorf("%d files, a policy has exactly one", len(files))
 	}
 	seen := make(map[string]bool, len(files))
-	for _, f := range files {
+	for i, f := range files {
 		if err := f.validate(); err != nil {
+			return err
+		}
+		if err := f.belongs(kind, i); err != nil {
 			return err
 		}
 		// Folded, so that no file system can make two of them one.
@@ -79,6 +88,33 @@ func validateFiles(kind Kind, files []File) error {
 			return fmt.Errorf("file %q is listed twice", f.Path)
 		}
 		seen[folded] = true
+	}
+	return noFileIsAFolder(seen)
+}
+
+// noFileIsAFolder refuses "a" beside "a/b", which no file system can hold.
+func noFileIsAFolder(files map[string]bool) error {
+	for p := range files {
+		for i, c := range p {
+			if c == '/' && files[p[:i]] {
+				return fmt.Errorf("%q is a file and the folder of %q", p[:i], p)
+			}
+		}
+	}
+	return nil
+}
+
+// belongs says whether the i-th file of a release of this kind may have its role and its mode.
+func (f File) belongs(kind Kind, i int) error {
+	switch {
+	case f.Executable && kind != Engine:
+		return fmt.Errorf("file %q is executable; only files of an engine may be", f.Path)
+	case f.Role == "":
+		return nil
+	case kind != Model || f.Role != Projector && f.Role != Adapter:
+		return fmt.Errorf("file %q has the role %.40q; a model's files may be %s or %s", f.Path, f.Role, Projector, Adapter)
+	case i == 0:
+		return fmt.Errorf("file %q comes first and has the role %s; the model itself comes first", f.Path, f.Role)
 	}
 	return nil
 }
@@ -95,6 +131,53 @@ func (f File) validate() error {
 	}
 	if err := CheckDigest(f.IndexSHA256); err != nil {
 		return fmt.Errorf("index of file %q: %w", f.Path, err)
+	}
+	return nil
+}
+
+// validateProgram checks how an engine is run. An engine release without a
+// program can be read, as those of earlier versions could; no device runs it.
+func (d Document) validateProgram() error {
+	if len(d.FilesOf(Projector)) > 1 {
+		return fmt.Errorf("%d files have the role %s, at most one may", len(d.FilesOf(Projector)), Projector)
+	}
+	if d.Program == nil {
+		return nil
+	}
+	if d.Kind != Engine {
+		return fmt.Errorf("a program belongs to engines, this is a %s", d.Kind)
+	}
+	if d.Engine.Kind == "" {
+		return errors.New("the engine does not say of which kind it is")
+	}
+	return d.Program.validate(d.Files)
+}
+
+func (p Program) validate(files []File) error {
+	for _, run := range []struct{ what, path string }{{"entry", p.Entry}, {"loader", p.Loader}} {
+		if run.what == "loader" && run.path == "" {
+			continue
+		}
+		if !slices.ContainsFunc(files, func(f File) bool { return f.Executable && f.Path == run.path }) {
+			return fmt.Errorf("the %s %.512q is no executable file of the release", run.what, run.path)
+		}
+	}
+	if len(p.Libraries) > maxLibraries {
+		return fmt.Errorf("%d folders of libraries, at most %d are accepted", len(p.Libraries), maxLibraries)
+	}
+	for _, dir := range p.Libraries {
+		inside := func(f File) bool { return strings.HasPrefix(f.Path, dir+"/") }
+		// ':' parts the folders of a search path, and checkPath lets no path hold one.
+		if err := checkPath(dir); err != nil || !slices.ContainsFunc(files, inside) {
+			return fmt.Errorf("%.512q is no folder of the release to search for libraries", dir)
+		}
+	}
+	if err := CheckVersion(p.Version); err != nil {
+		return err
+	}
+	system, machine, ok := strings.Cut(p.Platform, "/")
+	if !ok || CheckName(system) != nil || CheckName(machine) != nil {
+		return fmt.Errorf("platform %.80q is not written as linux/amd64", p.Platform)
 	}
 	return nil
 }

@@ -40,6 +40,16 @@ func (w Want) Documents() []Document {
 	return all
 }
 
+// EngineOf is the engine release that serves an alias: the set's, for a model
+// that asks for that kind of engine or for none. Nil: the device's own engine.
+func (w Want) EngineOf(alias string) *Document {
+	doc, ok := w.Models[alias]
+	if !ok || w.Engine == nil || doc.Engine.Kind != "" && doc.Engine.Kind != w.Engine.Engine.Kind {
+		return nil
+	}
+	return w.Engine
+}
+
 // Empty says that the set names nothing to run.
 func (w Want) Empty() bool { return len(w.Documents()) == 0 }
 
