@@ -13,6 +13,9 @@
 //	catalog/pending/            releases that are not signed yet
 //	director/_root/             the director's roots
 //	director/<device>/          signed metadata for one device
+//	ca/                         the device authority, the depot's and the broker's certificates, crl.pem
+//	devices/<device>.json       enrolled devices and their keys
+//	enroll/<token>.json         enrolment tokens, 0600: they hold secrets
 //	blobs/<sha256>[.index]      artifacts and their block indexes
 //
 // Commands that change something take one lock, write new files beside the old

@@ -3,6 +3,7 @@ package fleet
 import (
 	"bytes"
 	"crypto"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -22,6 +23,7 @@ type Options struct {
 	Tenant    string
 	Broker    string           // "tcp://host:1883" or "tls://host:8883"; empty: devices import from a folder
 	Depot     string           // default "depot"
+	BrokerCA  []byte           // PEM of who signs the broker's certificate; empty: the fleet's own device authority
 	Keys      int              // keys of each offline set, default 3
 	Threshold int              // of them needed to sign, default 2
 	Now       func() time.Time // default time.Now
@@ -66,7 +68,7 @@ func Init(o Options) (*Fleet, error) {
 	have, err := Open(o.Dir)
 	if err == nil {
 		have.Now = o.Now
-		return have, have.again(o)
+		return have, errors.Join(have.again(o), have.keepAuthorities(o))
 	}
 	if !errors.Is(err, ErrNoFleet) {
 		return nil, err
@@ -75,7 +77,24 @@ func Init(o Options) (*Fleet, error) {
 	if err := f.create(o.Keys); err != nil {
 		return nil, fmt.Errorf("cannot make fleet: %w", err)
 	}
+	if err := f.keepAuthorities(o); err != nil {
+		return nil, fmt.Errorf("cannot make fleet: %w", err)
+	}
 	return f, nil
+}
+
+// keepAuthorities makes the device authority and remembers the broker's.
+func (f *Fleet) keepAuthorities(o Options) error {
+	if len(o.BrokerCA) > 0 {
+		if !x509.NewCertPool().AppendCertsFromPEM(o.BrokerCA) {
+			return errors.New("the broker's authority is no PEM certificate")
+		}
+		if err := writeFile(f.caPath("broker-ca.crt"), o.BrokerCA, 0o644); err != nil {
+			return err
+		}
+	}
+	_, err := f.authority()
+	return err
 }
 
 // again is Init on a folder that is a fleet: it must be the one that is asked

@@ -26,8 +26,9 @@ type Fleet struct {
 	// some are encrypted.
 	Keys *Keyring
 
-	dir    string
-	config config
+	dir       string
+	config    config
+	approvals approvals
 }
 
 // config is fleet.yaml.

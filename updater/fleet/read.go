@@ -45,8 +45,11 @@ func (f *Fleet) Assigned(device string) (map[string]release.File, error) {
 	return files, nil
 }
 
-// Allowed says whether a device's set names an artifact.
+// Allowed says whether a device's set names an artifact. A retired device gets none.
 func (f *Fleet) Allowed(device, digest string) (bool, error) {
+	if r, err := f.Device(device); err == nil && r.State == DeviceRetired {
+		return false, nil // its set may still name it: the director's key may be elsewhere
+	}
 	files, err := f.Assigned(device)
 	_, ok := files[digest]
 	return ok, err
