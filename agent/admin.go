@@ -33,22 +33,24 @@ type answer func(r *http.Request) (any, error)
 func (b *box) adminHandler() http.Handler {
 	mux := http.NewServeMux()
 	for pattern, a := range map[string]answer{
-		"GET /health":                  b.getHealth,
-		"GET /v1/status":               func(*http.Request) (any, error) { return b.status(time.Now()), nil },
-		"GET /v1/models":               func(*http.Request) (any, error) { return b.supervisor.Status(), nil },
-		"GET /v1/models/{alias...}":    b.getModel,
-		"GET /v1/logs/{alias...}":      b.getLogs,
-		"GET /v1/policy":               b.getPolicy,
-		"POST /v1/policy/explain":      b.explain,
-		"GET /v1/changes":              b.getChanges,
-		"GET /v1/changes/{id}":         b.getChange,
-		"GET /v1/changes/{id}/wait":    b.waitChange,
-		"GET /v1/wait":                 b.waitNext,
-		"POST /v1/changes/{id}/cancel": b.order(b.updater.Cancel),
-		"POST /v1/changes/{id}/pause":  b.order(b.updater.Pause),
-		"POST /v1/changes/{id}/resume": b.order(b.updater.Resume),
-		"POST /v1/update/check":        b.check,
-		"POST /v1/update/import":       b.importFolder,
+		"GET /health":                   b.getHealth,
+		"GET /v1/status":                func(*http.Request) (any, error) { return b.status(time.Now()), nil },
+		"GET /v1/models":                func(*http.Request) (any, error) { return b.supervisor.Status(), nil },
+		"GET /v1/models/{alias...}":     b.getModel,
+		"GET /v1/logs/{alias...}":       b.getLogs,
+		"GET /v1/policy":                b.getPolicy,
+		"POST /v1/policy/explain":       b.explain,
+		"GET /v1/changes":               b.getChanges,
+		"GET /v1/changes/{id}":          b.getChange,
+		"GET /v1/changes/{id}/wait":     b.waitChange,
+		"GET /v1/wait":                  b.waitNext,
+		"POST /v1/changes/{id}/cancel":  b.order(b.updater.Cancel),
+		"POST /v1/changes/{id}/pause":   b.order(b.updater.Pause),
+		"POST /v1/changes/{id}/resume":  b.order(b.updater.Resume),
+		"POST /v1/changes/{id}/approve": b.order(b.updater.Approve),
+		"POST /v1/changes/{id}/start":   b.order(b.updater.Start),
+		"POST /v1/update/check":         b.check,
+		"POST /v1/update/import":        b.importFolder,
 	} {
 		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
 			r.Body = http.MaxBytesReader(w, r.Body, maxOrder)
@@ -306,6 +308,6 @@ func (b *box) importFolder(r *http.Request) (any, error) {
 	}
 	from := refresher{b.trust, trust.Directory{Dir: q.Path, Device: b.identity.Device}}
 	files := fetcher{b.artifacts, []content.Source{content.Directory{Dir: q.Path}}}
-	id, err := b.updater.Import(r.Context(), from, files)
+	id, err := b.updater.Import(r.Context(), q.Path, from, files)
 	return ImportAnswer{id}, conflict(err)
 }

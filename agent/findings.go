@@ -68,6 +68,10 @@ func updateFindings(s Status, _ time.Time) []Finding {
 	switch updater.State(u.State) {
 	case updater.Refused, updater.Undone, updater.Failed:
 		return []Finding{{"update-" + u.State, HealthWarning, fmt.Sprintf("change %d is %s: %s", u.Change, u.State, u.Error), "what ran before goes on running", fmt.Sprintf("bothy change show %d", u.Change)}}
+	case updater.Waiting:
+		if u.Reason == "approval" {
+			return []Finding{{"update-approval", HealthWarning, fmt.Sprintf("change %d is ready and waits for an operator's approval: %s", u.Change, u.Subject), "the fleet asks that somebody here agrees; what runs goes on running", fmt.Sprintf("bothy change approve %d, or bothy change cancel %d", u.Change, u.Change)}}
+		}
 	case updater.Paused:
 		return []Finding{{"update-paused", HealthWarning, fmt.Sprintf("change %d is paused (%s) %s", u.Change, u.Reason, u.Error), "what runs goes on running", fmt.Sprintf("bothy change show %d", u.Change)}}
 	}

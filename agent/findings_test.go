@@ -32,6 +32,7 @@ func TestFindingsSayWhatIsWrong(t *testing.T) {
 		{"broken policy", "policy-broken", HealthCritical, func(s *Status) { s.Policy.Broken = "gone" }},
 		{"refused update", "update-refused", HealthWarning, func(s *Status) { s.Update = UpdateStatus{Change: 3, State: "refused"} }},
 		{"undone update", "update-undone", HealthWarning, func(s *Status) { s.Update = UpdateStatus{Change: 3, State: "undone"} }},
+		{"update to approve", "update-approval", HealthWarning, func(s *Status) { s.Update = UpdateStatus{Change: 3, State: "waiting", Reason: "approval"} }},
 		{"paused update", "update-paused", HealthWarning, func(s *Status) { s.Update = UpdateStatus{Change: 3, State: "paused"} }},
 		{"expired metadata", "metadata-expired", HealthWarning, func(s *Status) { s.Update.Expired = true }},
 		{"broker away", "broker-away", HealthWarning, func(s *Status) { s.Broker = BrokerStatus{URL: "tcp://b", Since: hour.Add(-time.Hour)} }},

@@ -22,6 +22,12 @@ type Change struct {
 	Error string `json:"error,omitempty"`
 	// Want is empty for a refused offer: what was not verified is not kept.
 	Want release.Want `json:"want,omitzero"`
+	// From is the folder that an import named; empty for the fleet's own sources.
+	From string `json:"from,omitempty"`
+	// Approved is when an operator agreed, where the want asks for that.
+	Approved time.Time `json:"approved,omitzero"`
+	// Anytime: an operator said that it does not wait for its window.
+	Anytime bool `json:"anytime,omitempty"`
 	// Attempts counts the starts of switching, written before each.
 	Attempts int `json:"attempts,omitempty"`
 	// UndoAttempts counts the acts of undoing that failed.
@@ -83,6 +89,12 @@ type Running struct {
 	Since    time.Time     `json:"since"`
 }
 
+// repairedBy says that a want is what runs already: its files were lost, and it
+// was approved. The end of a narrowing is something new.
+func (r Running) repairedBy(want release.Want) bool {
+	return r.Want.Digest() == want.Digest() && len(r.Narrowing) == 0
+}
+
 // maxHistory bounds the history kept of one change: its beginning and its newest end.
 const maxHistory = 60
 
@@ -92,11 +104,15 @@ const maxSteps = 100
 // step appends the state just entered to the history. A change that is long
 // offline pauses often: those entries drop out in the middle.
 func (c *Change) step(now time.Time) {
-	c.Updated = now
 	if c.State != Paused && !c.resumes() {
 		c.Steps++
 	}
-	c.History = append(c.History, Transition{State: c.State, At: now, Reason: c.Reason, Error: c.Error})
+	c.remember(Transition{State: c.State, At: now, Reason: c.Reason, Error: c.Error})
+}
+
+func (c *Change) remember(t Transition) {
+	c.Updated = t.At
+	c.History = append(c.History, t)
 	if len(c.History) > maxHistory {
 		c.History = slices.Delete(c.History, maxHistory/2, maxHistory/2+1)
 	}

@@ -128,7 +128,7 @@ func crashAt(t *testing.T, sc scenario, n int) {
 	}
 	c := a.ended(lastPlanned(a))
 	if c.State != sc.state || w.state() != sc.want {
-		t.Errorf("got %s, %q, want %s, %q; history %s; error %s", c.State, w.state(), sc.state, sc.want, states(c), c.Error)
+		t.Errorf("got %s, %q, want %s, %q; history %s; error %s", c.State, w.state(), sc.state, sc.want, path(c), c.Error)
 	}
 	if got := a.Current().Want.String(); sc.state == Committed && got != stateAfter || sc.state == Undone && got != stateBefore {
 		t.Errorf("got %q as what runs", got)

@@ -100,6 +100,10 @@ func (u *Updater) fetchEnded(err error) error {
 		// The source may be mended; the want is as good as before.
 		return u.pause(reasonSource, err)
 	}
+	if from := u.change.From; from != "" && !u.imported {
+		// The agent was restarted since the import, and knows the folder's name only.
+		return u.pause(reasonSource, fmt.Errorf("its files were to come from %s; bring them and type: bothy update import %s (%w)", from, from, err))
+	}
 	return u.pause(reasonNetwork, err)
 }
 

@@ -15,13 +15,13 @@ func TestImportFetchesFromItsOwnPlace(t *testing.T) {
 		w.assign(1, before)
 		a.Offer()
 		c := a.reaches(Paused)
-		id, err := a.Import(context.Background(), w, elsewhere{w})
+		id, err := a.Import(context.Background(), "/media/usb", w, elsewhere{w})
 		if err != nil || id != c.ID {
 			t.Fatalf("got change %d, %v, want %d to go on", id, err, c.ID)
 		}
 		expect(t, "end", a.ended(id).State, Committed)
 		w.assign(2, after)
-		id, err = a.Import(context.Background(), w, elsewhere{w})
+		id, err = a.Import(context.Background(), "/media/usb", w, elsewhere{w})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -47,7 +47,7 @@ func TestImportDoesNotWaitForTheNetwork(t *testing.T) {
 		synctest.Wait()
 		w.assign(2, after)
 		began := time.Now()
-		id, err := a.Import(context.Background(), stick{elsewhere{w}}, elsewhere{w})
+		id, err := a.Import(context.Background(), "/media/usb", stick{elsewhere{w}}, elsewhere{w})
 		if err != nil || time.Since(began) > time.Second {
 			t.Fatalf("got %v after %s, want the import to go first", err, time.Since(began))
 		}
@@ -65,7 +65,7 @@ func TestImportOfAWantThatIsBeingLookedAtGivesItsPlace(t *testing.T) {
 		w.assign(1, before)
 		a.Offer()
 		c := a.reaches(Preflight)
-		if id, err := a.Import(context.Background(), w, elsewhere{w}); err != nil || id != c.ID {
+		if id, err := a.Import(context.Background(), "/media/usb", w, elsewhere{w}); err != nil || id != c.ID {
 			t.Fatalf("got change %d, %v, want %d", id, err, c.ID)
 		}
 		expect(t, "end", a.ended(c.ID).State, Committed)
@@ -83,7 +83,7 @@ func TestImportThatWaitsForASwitchKeepsItsPlace(t *testing.T) {
 		first := a.reaches(Switching)
 		w.breakAct("fetch mote@3", errBroken)
 		w.assign(3, "chat=mote@3")
-		if _, err := a.Import(context.Background(), w, elsewhere{w}); err != nil {
+		if _, err := a.Import(context.Background(), "/media/usb", w, elsewhere{w}); err != nil {
 			t.Fatal(err)
 		}
 		open()

@@ -18,6 +18,8 @@ const (
 // worker is the one act that runs beside the loop.
 type worker struct {
 	cancel context.CancelFunc
+	// name is the act's.
+	name string
 	// dropped: the change gave way, the outcome no longer matters.
 	dropped bool
 }
@@ -154,7 +156,7 @@ func (u *Updater) next(ctx context.Context) (idle bool, err error) {
 	case Verified:
 		u.work(ctx, "stage", u.scene().stage)
 	case Staged, Waiting:
-		return false, u.switchOrWait()
+		return u.switchOrWait()
 	case Switching:
 		return false, u.nextTask(ctx)
 	case Watch:
@@ -176,19 +178,6 @@ func (u *Updater) begin() error {
 // giveUp ends a change that goes in circles.
 func (u *Updater) giveUp() error {
 	return u.fail(codeLoop, errors.New("too many steps without an end"))
-}
-
-// switchOrWait begins switching when the window allows it.
-func (u *Updater) switchOrWait() error {
-	w := u.change.Want.Window
-	if w == nil || w.Contains(u.cfg.Now()) {
-		return u.beginSwitch()
-	}
-	if u.change.State == Waiting {
-		u.arm(windowLook)
-		return nil
-	}
-	return u.move(Waiting, func(c *Change) { c.Reason = reasonWindow })
 }
 
 // alarmed is called when the pause that arm began is over.
@@ -216,7 +205,7 @@ func (u *Updater) alarmed(ctx context.Context) error {
 // work runs an act beside the loop; ended gets its outcome.
 func (u *Updater) work(ctx context.Context, name string, act func(context.Context) (uint64, error)) {
 	ctx, cancel := context.WithCancel(ctx)
-	u.worker = &worker{cancel: cancel}
+	u.worker = &worker{cancel: cancel, name: name}
 	o := outcome{name: name}
 	if u.change != nil {
 		o.state = u.change.State
@@ -242,6 +231,7 @@ func (u *Updater) ended(o outcome) error {
 		return o.err
 	}
 	if dropped {
+		u.adopt(o)
 		return nil
 	}
 	err := u.record(o)
@@ -249,6 +239,21 @@ func (u *Updater) ended(o outcome) error {
 		u.held = &o
 	}
 	return err
+}
+
+// adopt gives a candidate that came up while its change was being cancelled to
+// the task that prepared it, which is about to be undone.
+func (u *Updater) adopt(o outcome) {
+	if u.change == nil || u.change.State != Undoing || o.generation == 0 {
+		return
+	}
+	next := u.change.clone()
+	for i := range next.Tasks {
+		if next.Tasks[i].State == Doing {
+			next.Tasks[i].Generation = o.generation
+		}
+	}
+	u.change = &next
 }
 
 func (u *Updater) record(o outcome) error {

@@ -3,9 +3,7 @@ package updater
 import (
 	"context"
 	"errors"
-	"fmt"
 	"reflect"
-	"slices"
 	"time"
 
 	"github.com/bothy-edge/bothy/agent/store"
@@ -28,20 +26,6 @@ type offers struct {
 type refreshed struct {
 	want release.Want
 	err  error
-}
-
-// queue adds a look for a new want; looks that nobody waits for are one, and imports go first.
-func (o *offers) queue(a ask) {
-	if a.trust != nil {
-		o.queued = slices.Insert(o.queued, 0, a)
-		return
-	}
-	for _, have := range o.queued {
-		if have.reply == nil && a.reply == nil {
-			return
-		}
-	}
-	o.queued = append(o.queued, a)
 }
 
 func (o *offers) after(d time.Duration) {
@@ -96,7 +80,7 @@ func (u *Updater) settleOffer(r refreshed) error {
 	case r.err == nil:
 		u.offers.heard, u.offers.tries = true, 0
 		u.offers.after(u.cfg.Every - time.Duration(u.cfg.Jitter()*float64(u.cfg.Every)/10))
-		id, stored = u.consider(offered{r.want, a.fetcher})
+		id, stored = u.consider(offered{r.want, a.fetcher, a.place})
 	case refused:
 		u.offers.tries = 0
 		u.offers.after(u.cfg.Every)
@@ -119,8 +103,9 @@ func (u *Updater) settleOffer(r refreshed) error {
 
 // offered is a verified want, and where an import of it fetches from; nil is the configured Fetcher.
 type offered struct {
-	want release.Want
-	from Fetcher
+	want  release.Want
+	from  Fetcher
+	place string // for people
 }
 
 // consider makes a change of a verified want that is neither running, nor on
@@ -132,7 +117,7 @@ func (u *Updater) consider(o offered) (uint64, error) {
 	if c := u.change; c != nil {
 		switch {
 		case c.Want.Digest() == want.Digest() && c.Want.Counter == want.Counter:
-			return c.ID, u.fetchElsewhere(o.from)
+			return c.ID, u.fetchElsewhere(o)
 		case !c.State.givesWay():
 			u.pending = &o
 			return c.ID, nil
@@ -152,12 +137,12 @@ func (u *Updater) consider(o offered) (uint64, error) {
 	if err := u.giveWay(); err != nil {
 		return 0, err
 	}
-	u.fetcher = u.cfg.Fetcher
-	if o.from != nil {
+	u.fetcher, u.imported = u.cfg.Fetcher, o.from != nil
+	if u.imported {
 		u.fetcher = o.from
 	}
 	u.tries = 0
-	return u.create(Change{State: Planned, Summary: want.String(), Want: want})
+	return u.create(Change{State: Planned, Summary: want.String(), Want: want, From: o.place})
 }
 
 // runs says that nothing is to do for a want: it runs, its files lie here, and
@@ -198,13 +183,17 @@ func (u *Updater) confirm(want release.Want) error {
 
 // fetchElsewhere lets the change that carries a want go on from the place that
 // an import of the same want named.
-func (u *Updater) fetchElsewhere(from Fetcher) error {
-	if from == nil {
+func (u *Updater) fetchElsewhere(o offered) error {
+	if o.from == nil {
 		return nil
 	}
-	u.fetcher = from
+	u.fetcher, u.imported = o.from, true
+	place := func(c *Change) { c.From = o.place }
 	if u.change.State != Fetching && u.change.State != Paused {
-		return nil
+		if u.change.From == o.place {
+			return nil
+		}
+		return u.note("import", place)
 	}
 	u.dropWork()
 	if u.change.State == Fetching {
@@ -212,7 +201,7 @@ func (u *Updater) fetchElsewhere(from Fetcher) error {
 			return err
 		}
 	}
-	return u.move(Preflight, nil)
+	return u.move(Preflight, place)
 }
 
 // giveWay ends the change that a newer want replaces.
@@ -224,73 +213,12 @@ func (u *Updater) giveWay() error {
 	return u.move(Superseded, func(c *Change) { c.Error = "a newer want came" })
 }
 
-// dropWork stops the act under way and forgets how it ends.
+// dropWork stops the change's act under way and forgets how it ends. What
+// brings the box to the journal after a start is no change's: it goes on.
 func (u *Updater) dropWork() {
 	u.held = nil
-	if u.worker != nil {
+	if u.worker != nil && u.worker.name != actSettle {
 		u.worker.dropped = true
 		u.worker.cancel()
 	}
-}
-
-// askKind says what an ask is for.
-type askKind string
-
-const (
-	askCheck  askKind = "check"
-	askCancel askKind = "cancel"
-	askPause  askKind = "pause"
-	askResume askKind = "resume"
-)
-
-// ask is one order to the loop. trust and fetcher stand in for the configured ones in an import.
-type ask struct {
-	kind    askKind
-	change  uint64
-	trust   Trust
-	fetcher Fetcher
-	reply   chan answer // capacity 1: the loop never waits for who asked
-}
-
-type answer struct {
-	change uint64
-	err    error
-}
-
-func (a ask) answer(change uint64, err error) {
-	if a.reply != nil {
-		a.reply <- answer{change, err}
-	}
-}
-
-// obey carries out an order.
-func (u *Updater) obey(a ask) error {
-	if a.kind == askCheck {
-		u.offers.queue(a)
-		return nil
-	}
-	err := u.order(a)
-	a.answer(a.change, err)
-	if fatal(err) {
-		return err
-	}
-	return nil
-}
-
-func (u *Updater) order(a ask) error {
-	c := u.change
-	if c == nil || c.ID != a.change {
-		return fmt.Errorf("cannot %s change %d: it is not under way", a.kind, a.change)
-	}
-	switch {
-	case a.kind == askCancel && c.State.givesWay():
-		u.dropWork()
-		return u.move(Cancelled, nil)
-	case a.kind == askPause && (c.State == Preflight || c.State == Fetching || c.State == Paused):
-		u.dropWork()
-		return u.pause(reasonOperator, nil)
-	case a.kind == askResume && c.State == Paused:
-		return u.move(Preflight, nil)
-	}
-	return fmt.Errorf("cannot %s change %d: it is %s; wait for its end", a.kind, a.change, c.State)
 }

@@ -24,28 +24,32 @@ func (u *Updater) Check(ctx context.Context) error {
 }
 
 // Import looks for a new want in another place (a USB stick) and fetches from
-// there. It answers the change that carries the want; 0 when there was none to
-// make. After a restart of the agent the change goes on with the configured Fetcher.
-func (u *Updater) Import(ctx context.Context, from Trust, files Fetcher) (uint64, error) {
-	return u.ask(ctx, ask{kind: askCheck, trust: from, fetcher: files})
+// there; place names it for people. It answers the change that carries the want;
+// 0 when there was none to make. After a restart of the agent the change goes on
+// with the configured Fetcher, and says what to type where that has not all of it.
+func (u *Updater) Import(ctx context.Context, place string, from Trust, files Fetcher) (uint64, error) {
+	return u.ask(ctx, ask{kind: askCheck, trust: from, fetcher: files, place: place})
 }
 
-// Cancel ends a change that has not begun to switch. Its want is not tried
-// again until the fleet assigns anew.
-func (u *Updater) Cancel(ctx context.Context, id uint64) error {
-	_, err := u.ask(ctx, ask{kind: askCancel, change: id})
-	return err
-}
+// Cancel ends a change: at once before it switches, by undoing it afterwards.
+// Its want is not tried again until the fleet assigns anew.
+func (u *Updater) Cancel(ctx context.Context, id uint64) error { return u.tell(ctx, askCancel, id) }
 
-// Pause stops a change that is looking or fetching until Resume; what was fetched stays.
-func (u *Updater) Pause(ctx context.Context, id uint64) error {
-	_, err := u.ask(ctx, ask{kind: askPause, change: id})
-	return err
-}
+// Pause stops a change that has not begun to switch until Resume; what was fetched stays.
+func (u *Updater) Pause(ctx context.Context, id uint64) error { return u.tell(ctx, askPause, id) }
 
 // Resume lets a paused change go on at once, whatever it was waiting for.
-func (u *Updater) Resume(ctx context.Context, id uint64) error {
-	_, err := u.ask(ctx, ask{kind: askResume, change: id})
+func (u *Updater) Resume(ctx context.Context, id uint64) error { return u.tell(ctx, askResume, id) }
+
+// Approve agrees to a change whose want asks for that. It may be said before
+// the change waits for it, and counts for this change only.
+func (u *Updater) Approve(ctx context.Context, id uint64) error { return u.tell(ctx, askApprove, id) }
+
+// Start lets a change fetch and switch outside its window. It approves nothing.
+func (u *Updater) Start(ctx context.Context, id uint64) error { return u.tell(ctx, askStart, id) }
+
+func (u *Updater) tell(ctx context.Context, kind askKind, id uint64) error {
+	_, err := u.ask(ctx, ask{kind: kind, change: id})
 	return err
 }
 

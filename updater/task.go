@@ -53,7 +53,7 @@ func (t Task) label() string {
 func plan(running Running, want release.Want) []Task {
 	var tasks, switches []Task
 	// The same set again is a repair: its files were lost, so nothing of it can be trusted to serve.
-	repair := running.Want.Digest() == want.Digest() && len(running.Narrowing) == 0
+	repair := running.repairedBy(want)
 	for _, alias := range slices.Sorted(maps.Keys(want.Models)) {
 		old, served := running.Want.Models[alias]
 		if served && !repair && reflect.DeepEqual(old, want.Models[alias]) {

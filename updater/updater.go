@@ -178,6 +178,7 @@ type Updater struct {
 	watched    time.Duration
 	tries      int
 	fetcher    Fetcher
+	imported   bool // fetcher is an import's
 	goroutine  sync.WaitGroup
 }
 

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -43,16 +44,20 @@ type world struct {
 	kept       []string
 	taken      map[string]int64 // path -> bytes that a fetch has taken of the disk
 	marked     []string
+	// full says that the store has no room for this change's state; asked under mu.
+	full func(Change) bool
 	// broken names acts that fail, and how; it is asked under mu.
 	broken func(act string) error
 	// gates hold acts back until their channel is closed.
 	gates map[string]chan struct{}
+	// stubborn acts wait for their gate also when they are told to stop.
+	stubborn bool
 }
 
 func newWorld(t *testing.T) *world {
 	dir := t.TempDir()
 	w := &world{t: t, dir: dir, path: filepath.Join(dir, "state.db"), remote: map[string][]byte{},
-		broken: func(string) error { return nil }, gates: map[string]chan struct{}{}}
+		broken: func(string) error { return nil }, gates: map[string]chan struct{}{}, full: func(Change) bool { return false }}
 	w.die()
 	return w
 }
@@ -71,8 +76,11 @@ func (w *world) act(ctx context.Context, act string) error {
 	w.log = append(w.log, act)
 	gate := w.gates[act]
 	err := w.broken(act)
+	stubborn := w.stubborn
 	w.mu.Unlock()
-	if gate != nil {
+	if gate != nil && stubborn {
+		<-gate
+	} else if gate != nil {
 		select {
 		case <-gate:
 		case <-ctx.Done():
@@ -267,6 +275,14 @@ func (w *world) mend() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.broken = func(string) error { return nil }
+	w.full = func(Change) bool { return false }
+}
+
+// fill leaves the store no room for changes in this state.
+func (w *world) fill(s State) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.full = func(c Change) bool { return c.State == s }
 }
 
 func (w *world) hold(act string) (open func()) {
@@ -293,30 +309,29 @@ func (w *world) release(kind release.Kind, id string) release.Document {
 		{Path: id, Size: int64(len(body)), SHA256: digest, IndexSHA256: digest}}}
 }
 
-// assign makes a want of "chat=mote@1 embed=gist@1 policy=plant@1" what the fleet offers.
+// assign makes a want of "chat=mote@1 embed=gist@1 policy=plant@1" what the fleet
+// offers; "approval" and "window=22:00-04:00" may be among it.
 func (w *world) assign(counter uint64, set string) release.Want {
 	want := release.Want{Device: "box", Counter: counter, DirectorVersion: int64(counter), CatalogVersion: 1, Models: map[string]release.Document{}}
 	for _, part := range strings.Fields(set) {
 		alias, id, _ := strings.Cut(part, "=")
-		if alias == "policy" {
+		switch alias {
+		case "policy":
 			doc := w.release(release.Policy, id)
 			want.Policy = &doc
-			continue
+		case "approval":
+			want.Approval = true
+		case "window":
+			from, until, _ := strings.Cut(id, "-")
+			want.Window = &release.Window{From: from, Until: until}
+		default:
+			want.Models[alias] = w.release(release.Model, id)
 		}
-		want.Models[alias] = w.release(release.Model, id)
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.want = want
 	return want
-}
-
-// assignWithin is assign with a window in which it may be switched to.
-func (w *world) assignWithin(counter uint64, set string, window release.Window) {
-	w.assign(counter, set)
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.want.Window = &window
 }
 
 // agent is one life of the updater over the world.
@@ -340,7 +355,16 @@ func (w *world) config(db *store.DB) Config {
 			}
 			return nil
 		},
-		Jitter: func() float64 { return 0.5 },
+		Report: func(_ *store.Tx, c Change) error {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			if w.full(c) {
+				return syscall.ENOSPC
+			}
+			return nil
+		},
+		Preflight: func(ctx context.Context, _ release.Want, _ int64) error { return w.act(ctx, "preflight") },
+		Jitter:    func() float64 { return 0.5 },
 	}
 }
 
@@ -431,12 +455,19 @@ func (a *agent) brings(counter uint64, set string) Change {
 	return a.ended(a.newest().ID)
 }
 
-func states(c Change) string {
+func path(c Change) string {
 	var all []string
 	for _, h := range c.History {
 		all = append(all, string(h.State))
 	}
 	return strings.Join(all, " ")
+}
+
+func remove(t *testing.T, file string) {
+	t.Helper()
+	if err := os.Remove(file); err != nil {
+		t.Fatal(err)
+	}
 }
 
 var errBroken = errors.New("broken")

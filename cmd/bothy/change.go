@@ -27,8 +27,10 @@ func changeCommand(o *options) *cobra.Command {
 		Example: "  bothy change list",
 	}
 	cmd.AddCommand(changeList(o), changeShow(o), changeWait(o),
-		changeOrder(o, "cancel", "End a change that has not begun to switch"),
-		changeOrder(o, "pause", "Stop a change that is looking or fetching; what was fetched stays"),
+		changeOrder(o, "approve", "Agree to a change that the fleet wants approved"),
+		changeOrder(o, "start", "Let a change fetch and switch now, outside its window"),
+		changeOrder(o, "cancel", "End a change; one that has begun to switch is undone"),
+		changeOrder(o, "pause", "Hold a change that has not begun to switch; what was fetched stays"),
 		changeOrder(o, "resume", "Let a paused change go on now"))
 	return cmd
 }
@@ -90,6 +92,15 @@ func printChange(w io.Writer, c updater.Change) error {
 	out.line(fmt.Sprintf("change %d", c.ID), "%s: %s", c.State, c.Summary)
 	if c.Reason != "" {
 		out.line("reason", "%s", c.Reason)
+	}
+	if !c.Approved.IsZero() {
+		out.line("approved", "%s", c.Approved.Local().Format(time.DateTime))
+	}
+	if w := c.Want.Window; w != nil {
+		out.line("window", "%s", windowText(*w, c.Anytime))
+	}
+	if c.From != "" {
+		out.line("from", "%s", c.From)
 	}
 	if c.Error != "" {
 		out.line("error", "%s (%s)", c.Error, c.Code)
@@ -224,6 +235,9 @@ func doing(u agent.UpdateStatus) string {
 	case updater.Watch:
 		return "serving; on probation until the watch ends"
 	case updater.Paused, updater.Waiting:
+		if u.Reason == "approval" {
+			return fmt.Sprintf("waiting for approval: bothy change approve %d", u.Change)
+		}
 		if u.Error != "" {
 			return u.State + ": " + u.Error
 		}

@@ -236,8 +236,8 @@ func fleetSign() *cobra.Command {
 }
 
 func fleetAssign() *cobra.Command {
-	var device, policyName string
-	var asJSON bool
+	var device, policyName, window string
+	var asJSON, approval bool
 	cmd := &cobra.Command{
 		Use: "assign DIR ALIAS=NAME[@VERSION]...", Short: "Make signed releases what a device shall run",
 		Long:    "Make signed releases what a device shall run. Aliases that are not named stay;\nALIAS=none takes one out. Without a version the newest signed one is taken.",
@@ -261,7 +261,18 @@ func fleetAssign() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			got, err := f.Assign(device, models, policyName)
+			c := fleet.Change{Models: models, Policy: policyName, AnyTime: window == "any"}
+			if cmd.Flags().Changed("approval") {
+				c.Approval = &approval
+			}
+			if window != "" && window != "any" {
+				w, err := readWindow(window)
+				if err != nil {
+					return err
+				}
+				c.Window = &w
+			}
+			got, err := f.AssignChange(device, c)
 			if err != nil {
 				return err
 			}
@@ -274,6 +285,8 @@ func fleetAssign() *cobra.Command {
 	}
 	cmd.Flags().StringVar(&device, "device", "", "name of the device (required)")
 	cmd.Flags().StringVar(&policyName, "policy", "", "policy release, NAME[@VERSION] or none")
+	cmd.Flags().StringVar(&window, "window", "", "when it may switch, device time: \"sat 08:00-18:00\", any")
+	cmd.Flags().BoolVar(&approval, "approval", false, "an operator at the device must approve it first")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	required(cmd, "device")
 	return cmd

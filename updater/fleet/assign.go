@@ -26,6 +26,8 @@ type Change struct {
 	Window *release.Window   // nil leaves it
 	// AnyTime takes the window out.
 	AnyTime bool
+	// Approval sets whether an operator at the device must agree; nil leaves it.
+	Approval *bool
 	// Replace starts from an empty set.
 	Replace bool
 }
@@ -130,6 +132,9 @@ func (f *Fleet) apply(last release.Assignment, c Change) (release.Assignment, er
 	if c.AnyTime {
 		next.Window = nil
 	}
+	if c.Approval != nil {
+		next.Approval = *c.Approval
+	}
 	return next, nil
 }
 
@@ -138,7 +143,7 @@ func sameSet(a, b release.Assignment) bool {
 	if a.Window != nil && b.Window != nil {
 		sameWindow = a.Window.From == b.Window.From && a.Window.Until == b.Window.Until && slices.Equal(a.Window.Days, b.Window.Days)
 	}
-	return sameWindow && maps.Equal(a.Models, b.Models) && a.Policy == b.Policy && a.Engine == b.Engine
+	return sameWindow && a.Approval == b.Approval && maps.Equal(a.Models, b.Models) && a.Policy == b.Policy && a.Engine == b.Engine
 }
 
 // resolve finds the target path of a signed release.

@@ -288,6 +288,32 @@ func TestAssignMergesReplacesAndTakesOut(t *testing.T) {
 	}
 }
 
+func TestApprovalAndWindowStayUntilTheyAreChanged(t *testing.T) {
+	f := newFleet(t)
+	yes, no := true, false
+	window := &release.Window{Days: []string{"sat"}, From: "22:00", Until: "04:00"}
+	for i, step := range []struct {
+		change   Change
+		approval bool
+		window   bool
+		counter  uint64
+	}{
+		{Change{Approval: &yes, Window: window}, true, true, 1},
+		{Change{}, true, true, 1},
+		{Change{AnyTime: true}, true, false, 2},
+		{Change{Approval: &no}, false, false, 3},
+	} {
+		a, err := f.AssignChange("box-1", step.change)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want, err := client(t, f, "box-1", noon).Refresh(t.Context(), from{f, "box-1"})
+		if err != nil || want.Approval != step.approval || (want.Window != nil) != step.window || want.Counter != step.counter {
+			t.Errorf("step %d: got %+v, verified %+v, %v; want approval %v, window %v, counter %d", i, a, want, err, step.approval, step.window, step.counter)
+		}
+	}
+}
+
 func TestBlobsAndIndexesAreServedToWhomTheyAreAssigned(t *testing.T) {
 	f := newFleet(t)
 	doc := add(t, f, release.Model, "mote", strings.Repeat("weights", 400_000))

@@ -23,6 +23,8 @@ type Assignment struct {
 	Policy  string            `json:"policy,omitempty"`
 	Engine  string            `json:"engine,omitempty"`
 	Window  *Window           `json:"window,omitempty"`
+	// Approval: an operator at the device must agree before it switches.
+	Approval bool `json:"approval,omitempty"`
 }
 
 // Label names the device inside timestamp and snapshot metadata. All devices

@@ -209,6 +209,7 @@ func TestWantDigestIgnoresCountersOnly(t *testing.T) {
 		"another alias": {Models: map[string]Document{"code": model()}},
 		"with a policy": {Models: map[string]Document{"chat": model()}, Policy: &policy},
 		"with a window": {Models: map[string]Document{"chat": model()}, Window: &Window{From: "01:00", Until: "02:00"}},
+		"to approve":    {Models: map[string]Document{"chat": model()}, Approval: true},
 		"nothing":       {},
 	} {
 		if w.Digest() == a.Digest() {

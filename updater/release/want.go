@@ -22,6 +22,7 @@ type Want struct {
 	Policy          *Document           `json:"policy,omitempty"`
 	Engine          *Document           `json:"engine,omitempty"`
 	Window          *Window             `json:"window,omitempty"`
+	Approval        bool                `json:"approval,omitempty"` // an operator must agree before it switches
 }
 
 // Documents lists the releases of the set: models by alias, then the policy,
@@ -54,7 +55,7 @@ func (w Want) EngineOf(alias string) *Document {
 func (w Want) Empty() bool { return len(w.Documents()) == 0 }
 
 // Digest identifies the contents of the set: the releases by their bytes,
-// their aliases and the window. Two wants that differ only in counters or in
+// their aliases, the window and whether it must be approved. Two wants that differ only in counters or in
 // versions of the repositories have one digest.
 func (w Want) Digest() string {
 	content := struct {
@@ -62,7 +63,9 @@ func (w Want) Digest() string {
 		Policy *Document
 		Engine *Document
 		Window *Window
-	}{w.Models, w.Policy, w.Engine, w.Window}
+		// Left out when not set: the digests of earlier wants are stored.
+		Approval bool `json:",omitempty"`
+	}{w.Models, w.Policy, w.Engine, w.Window, w.Approval}
 	if len(content.Models) == 0 {
 		content.Models = nil
 	}

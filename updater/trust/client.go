@@ -257,6 +257,7 @@ func (c *Client) resolve(ctx context.Context, src Source, director, catalog *rep
 		DirectorVersion: director.trusted.Targets[metadata.TARGETS].Signed.Version,
 		CatalogVersion:  catalog.trusted.Snapshot.Signed.Version,
 		Window:          a.Window,
+		Approval:        a.Approval,
 	}
 	if len(a.Models) > 0 {
 		want.Models = make(map[string]release.Document, len(a.Models))
