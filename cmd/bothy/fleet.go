@@ -22,7 +22,7 @@ func fleetCommand() *cobra.Command {
 		Long:    "Publish, sign and assign releases. The fleet is a folder: keys, two signed\nrepositories and the files. Keep it on a machine that you trust.",
 		Example: "  bothy fleet init /srv/fleet --tenant acme --broker tcp://127.0.0.1:1883",
 	}
-	cmd.AddCommand(fleetInit(), fleetAdd(), fleetSign(), fleetAssign(), fleetServe(), fleetKey())
+	cmd.AddCommand(fleetInit(), fleetAdd(), fleetSign(), fleetAssign(), fleetServe(), fleetKey(), fleetMirror())
 	return cmd
 }
 

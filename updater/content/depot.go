@@ -16,7 +16,7 @@ var (
 	// ErrForbidden is the cause when the depot says that the device's set does not name the file.
 	ErrForbidden = errors.New("the depot refuses it: this device's set does not name it")
 	// ErrStalled is the cause when nothing came for too long; trying again later helps.
-	ErrStalled = errors.New("no answer from the depot")
+	ErrStalled = errors.New("no answer")
 )
 
 // DefaultFrame is the frame size that is asked for where broker and depot allow it, in bytes.

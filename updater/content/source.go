@@ -39,8 +39,9 @@ type Sink interface {
 // way of source ("disk", "cast"), and which of several where it has several.
 type attributor interface{ attribute(source, detail string) }
 
-// attribute tells a sink that cares where the next blocks come from.
-func attribute(s Sink, source, detail string) {
+// Attribute tells a sink that cares where the blocks delivered from now on come
+// from: "peer", "press-8". Without it that is the source's name.
+func Attribute(s Sink, source, detail string) {
 	if a, ok := s.(attributor); ok {
 		a.attribute(source, detail)
 	}
@@ -199,7 +200,7 @@ func (d disk) copyFrom(ctx context.Context, digest string, wanted map[[32]byte][
 		return err
 	}
 	defer file.Close()
-	attribute(sink, d.Name(), short(digest))
+	Attribute(sink, d.Name(), short(digest))
 	for _, have := range x.Blocks {
 		for _, k := range wanted[have.SHA256] {
 			if err := ctx.Err(); err != nil {
