@@ -42,6 +42,7 @@ func (b *box) adminHandler() http.Handler {
 		"POST /v1/policy/explain":       b.explain,
 		"GET /v1/changes":               b.getChanges,
 		"GET /v1/changes/{id}":          b.getChange,
+		"GET /v1/changes/{id}/explain":  b.explainChange,
 		"GET /v1/changes/{id}/wait":     b.waitChange,
 		"GET /v1/wait":                  b.waitNext,
 		"POST /v1/changes/{id}/cancel":  b.order(b.updater.Cancel),

@@ -48,6 +48,7 @@ type box struct {
 	identity   *trust.Identity // nil: not enrolled
 	trust      *trust.Client   // nil: not enrolled
 	link       *link           // nil: not enrolled, or a fleet without a broker
+	supply     supply
 	updater    *updater.Updater
 
 	ailing atomic.Pointer[map[string]ailment] // what did not serve before the change under way
@@ -172,9 +173,15 @@ func (b *box) openUpdater(context.Context) error {
 		c.Installed, c.BelowMark = b.trust.MarkInstalled, b.trust.BelowMark
 		c.Trust = noBroker{}
 	}
+	if err := b.openSupply(); err != nil {
+		return err
+	}
+	c.Fetcher = fetcher{b.artifacts, b.supply.sources()}
+	if len(b.supply.offers) > 0 {
+		c.Trust = offering{client: b.trust, others: b.supply.offers, log: b.log}
+	}
 	if b.link != nil {
-		c.Trust = refresher{b.trust, b.link}
-		c.Fetcher = fetcher{b.artifacts, []content.Source{b.link.depot}}
+		c.Trust = offering{b.trust, b.link, func() bool { return b.link.control.Status().Connected }, b.supply.offers, b.log}
 		c.Report = b.link.report
 	}
 	var err error

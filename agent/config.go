@@ -35,6 +35,8 @@ type Config struct {
 	Engines EngineConfig `yaml:"engines"`
 	// Broker holds what the fleet's ticket does not say: certificates, and the consent to plain TCP.
 	Broker BrokerConfig `yaml:"broker"`
+	// Mirror is a web server with what the fleet publishes.
+	Mirror MirrorConfig `yaml:"mirror"`
 	// Upstreams gives each cloud upstream that a policy may name its key and its certificate authority.
 	Upstreams map[string]UpstreamConfig `yaml:"upstreams"`
 	// Metrics, when its listen address is set, serves Prometheus metrics on loopback TCP too.
@@ -97,6 +99,10 @@ type MetricsConfig struct {
 type UpdatesConfig struct {
 	// Watch is the probation after a switch, in which a failing engine undoes the change. Default 30s.
 	Watch Duration `yaml:"watch"`
+	// Sources is the order in which blocks are asked for. Default directory, peers, mirror, mqtt.
+	Sources []string `yaml:"sources"`
+	// Directory is a folder of this box that may hold updates, as `bothy fleet mirror` writes it.
+	Directory string `yaml:"directory"`
 }
 
 // Duration is written as Go prints it: 30s, 5m, 1h30m.
@@ -223,6 +229,9 @@ func (c *Config) check() error {
 		if (u.KeyFile == "") == (u.Credential == "") {
 			return fmt.Errorf("cannot use the upstream %q: give it either key_file or credential", name)
 		}
+	}
+	if err := c.checkSources(); err != nil {
+		return err
 	}
 	if c.Log.Format != "text" && c.Log.Format != "json" {
 		return fmt.Errorf("cannot use log.format %q: want text or json", c.Log.Format)

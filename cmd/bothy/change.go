@@ -70,9 +70,15 @@ func about(c updater.Change) string {
 }
 
 func changeShow(o *options) *cobra.Command {
+	var explain bool
 	cmd := &cobra.Command{
-		Use: "show ID", Short: "Show one change with its tasks and history", Args: exactly("ID"), Example: "  bothy change show 4",
+		Use: "show ID", Short: "Show one change with its tasks and history",
+		Long: "Show one change with its tasks and history. With --explain: where each part of its\nfiles came from: another file on the disk, a folder, a peer, a mirror, the broker.",
+		Args: exactly("ID"), Example: "  bothy change show 4",
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if explain {
+				return o.explainChange(cmd.Context(), cmd.OutOrStdout(), args[0])
+			}
 			var c updater.Change
 			if err := o.adminCall(cmd.Context(), "GET", "/v1/changes/"+url.PathEscape(args[0]), nil, &c); err != nil {
 				return err
@@ -83,6 +89,7 @@ func changeShow(o *options) *cobra.Command {
 			return printChange(cmd.OutOrStdout(), c)
 		},
 	}
+	cmd.Flags().BoolVar(&explain, "explain", false, "show where each part of its files came from")
 	jsonFlag(cmd, o)
 	return cmd
 }
@@ -290,6 +297,7 @@ func updateCommand(o *options) *cobra.Command {
 	}
 	jsonFlag(check, o)
 	var limit time.Duration
+	var explain bool
 	imp := &cobra.Command{
 		Use: "import DIR", Short: "Install what a folder holds for this device, and wait for the end",
 		Long: "Install what a folder holds for this device: a fleet's folder, or a copy of its\ncatalog, director and blobs on a stick. Waits for the end of the change.",
@@ -297,16 +305,17 @@ func updateCommand(o *options) *cobra.Command {
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx, cancel := withTimeout(cmd.Context(), limit)
 			defer cancel()
-			return o.importFolder(ctx, cmd, args[0])
+			return o.importFolder(ctx, cmd, args[0], explain)
 		},
 	}
 	imp.Flags().DurationVar(&limit, "timeout", 0, "give up waiting after this long")
+	imp.Flags().BoolVar(&explain, "explain", false, "show at the end where each part of the files came from")
 	jsonFlag(imp, o)
 	cmd.AddCommand(check, imp)
 	return cmd
 }
 
-func (o *options) importFolder(ctx context.Context, cmd *cobra.Command, dir string) error {
+func (o *options) importFolder(ctx context.Context, cmd *cobra.Command, dir string, explain bool) error {
 	path, err := filepath.Abs(dir)
 	if err != nil {
 		return fmt.Errorf("cannot import from %s: %w", dir, err)
@@ -325,6 +334,17 @@ func (o *options) importFolder(ctx context.Context, cmd *cobra.Command, dir stri
 	var c updater.Change
 	if err := o.adminWait(ctx, cmd.ErrOrStderr(), fmt.Sprintf("/v1/changes/%d/wait", started.Change), &c); err != nil {
 		return err
+	}
+	if explain {
+		if err := o.explainChange(ctx, cmd.OutOrStdout(), strconv.FormatUint(c.ID, 10)); err != nil {
+			return err
+		}
+		if o.json && c.State == updater.Committed {
+			return nil // one document on the output
+		}
+		if o.json {
+			return exitError(1)
+		}
 	}
 	return changeEnd(cmd.OutOrStdout(), c, o.json, false)
 }
