@@ -11,7 +11,7 @@ import (
 )
 
 // TestMain makes the test binary the programs that tests run as children:
-// the checker, the writer that is killed, and the writer on a disk that is full.
+// the checker, the writer that is killed, the writer on a disk that is full, and the two works whose power is cut.
 func TestMain(m *testing.M) {
 	switch os.Getenv("STORE_CHILD") {
 	case "":
@@ -22,6 +22,10 @@ func TestMain(m *testing.M) {
 		exitWith(writeForever(os.Args[1]))
 	case "full":
 		exitWith(writeUntilFull(os.Args[1]))
+	case "power":
+		exitWith(powerful(os.Args[1]))
+	case "repair":
+		exitWith(repaired(os.Args[1]))
 	}
 }
 
