@@ -39,6 +39,8 @@ type Report struct {
 	Kind    string // "state", "event" or "online"
 	Payload []byte
 	Time    time.Time
+	// Retained: the broker had kept it; it may be old.
+	Retained bool
 }
 
 // Config says what to serve and where. Session's client id, subscriptions and
@@ -70,7 +72,6 @@ type Stats struct {
 const (
 	defaultPoll   = 2 * time.Second
 	defaultWindow = 16 << 20
-	reportDepth   = 1024 // a fleet that comes back at once, before the reader gets going
 	requestDepth  = 1024
 )
 
@@ -82,10 +83,10 @@ type server struct {
 	frame   int
 	control *mqtt.Session
 	bulk    *mqtt.Session
-	reports chan mqtt.Message
+	inbox   *inbox
 	asked   chan mqtt.Message
 	sent    map[string]string // retained by topic; the announce loop's
-	epochs  map[string]uint64 // last presence by device; the report loop's
+	epochs  map[string]uint64 // last presence by device; the reader's
 	objects *objects
 	queue   *queue
 }
@@ -111,6 +112,7 @@ func Serve(ctx context.Context, cfg Config) error {
 	group.Go(func() { _ = s.control.Run(ctx) }) // nil: it ends with ctx
 	group.Go(func() { _ = s.bulk.Run(ctx) })
 	group.Go(func() { s.listen(ctx) })
+	group.Go(func() { s.hear(ctx) })
 	group.Go(func() { s.transmit(ctx) })
 	return stopped(ctx, s.announceLoop(ctx))
 }
@@ -144,13 +146,13 @@ func newServer(cfg Config) (*server, error) {
 	}
 	s := &server{
 		cfg: cfg, topics: wire.Topics{Tenant: cfg.Tenant}, epoch: uint64(cfg.Session.Now().UnixNano()), frame: cfg.FrameMax,
-		reports: make(chan mqtt.Message, reportDepth), asked: make(chan mqtt.Message, requestDepth),
+		inbox: newInbox(), asked: make(chan mqtt.Message, requestDepth),
 		sent: map[string]string{}, epochs: map[string]uint64{},
 		objects: newObjects(cfg.Fleet, cfg.Session.Now), queue: newQueue(cfg.WindowMax),
 	}
 	var subs []mqtt.Subscription
 	for _, leaf := range []string{"state", "event", "online"} {
-		subs = append(subs, mqtt.Subscription{Filter: s.topics.AnyDevice(leaf), QoS: 1, Handle: intake(s.reports)})
+		subs = append(subs, mqtt.Subscription{Filter: s.topics.AnyDevice(leaf), QoS: 1, Handle: s.inbox.put})
 	}
 	var err error
 	if s.control, err = mqtt.New(s.session(cfg.Depot, subs...)); err != nil {
@@ -238,7 +240,7 @@ func (s *server) offer(topic string, repo trust.Repo, device string) error {
 	return nil
 }
 
-// listen takes requests and reports.
+// listen takes requests.
 func (s *server) listen(ctx context.Context) {
 	for {
 		select {
@@ -246,43 +248,8 @@ func (s *server) listen(ctx context.Context) {
 			return
 		case m := <-s.asked:
 			s.enqueue(m)
-		case m := <-s.reports:
-			s.report(m)
 		}
 	}
-}
-
-func (s *server) report(m mqtt.Message) {
-	device, ok := s.topics.DeviceOf(m.Topic)
-	if !ok || s.cfg.Reports == nil || len(m.Payload) == 0 {
-		return
-	}
-	kind := ""
-	switch m.Topic {
-	case s.topics.For(device).State():
-		kind = "state"
-	case s.topics.For(device).Event():
-		kind = "event"
-	case s.topics.For(device).Online():
-		kind = "online"
-		if !s.newer(device, m.Payload) {
-			return
-		}
-	default:
-		return
-	}
-	s.cfg.Reports(Report{Device: device, Kind: kind, Payload: m.Payload, Time: m.At})
-}
-
-// newer drops the last will of an earlier start, which a broker may publish
-// long after the device is back.
-func (s *server) newer(device string, payload []byte) bool {
-	var p mqtt.Presence
-	if json.Unmarshal(payload, &p) != nil || p.V != 1 || p.Epoch < s.epochs[device] {
-		return false
-	}
-	s.epochs[device] = p.Epoch
-	return true
 }
 
 func (s *server) stats() Stats {
