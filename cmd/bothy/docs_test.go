@@ -88,6 +88,7 @@ func TestEveryJSONFieldIsDocumented(t *testing.T) {
 		updater.Change{}, agent.UpdateStatus{}, agent.Examined{}, versionInfo{}, release.Document{}, release.Assignment{},
 		agent.Problem{}, agent.ImportRequest{}, agent.ImportAnswer{}, agent.Explained{}, fleet.MirrorResult{},
 		proof{}, differences{}, probed{}, verified{}, audit.Record{}, fleet.KeyInfo{}, requestShown{},
+		fleetShown{},
 	} {
 		fieldsOf("json", types, reflect.TypeOf(v))
 	}
@@ -249,10 +250,25 @@ func TestEveryFindingIsDocumented(t *testing.T) {
 	}
 }
 
+func TestEveryFindingOfAFleetIsDocumented(t *testing.T) {
+	var ids, told []string
+	for _, m := range regexp.MustCompile(`(?:add|alarm)\("([a-z-]+)", `).FindAllStringSubmatch(readDoc(t, "updater/fleet/board.go")+readDoc(t, "updater/fleet/inventory.go"), -1) {
+		ids = append(ids, m[1])
+	}
+	for _, m := range regexp.MustCompile("(?m)^\\| `([a-z-]+)` \\| (?:warning|critical)").FindAllStringSubmatch(readDoc(t, "docs/fleet.md"), -1) {
+		told = append(told, m[1])
+	}
+	slices.Sort(ids)
+	slices.Sort(told)
+	if ids = slices.Compact(ids); !slices.Equal(ids, told) || len(ids) < 8 {
+		t.Errorf("docs/fleet.md describes the findings\n%q, the fleet has\n%q", told, ids)
+	}
+}
+
 // TestReadmesCommandsExist keeps what people paste from rotting.
 func TestReadmesCommandsExist(t *testing.T) {
 	n := 0
-	for _, path := range []string{"README.md", "docs/json.md", "docs/config.md", "docs/operations.md", "docs/policy.md"} {
+	for _, path := range []string{"README.md", "docs/json.md", "docs/config.md", "docs/operations.md", "docs/policy.md", "docs/fleet.md"} {
 		for _, m := range regexp.MustCompile("(?m)(?:^|`)bothy ([a-z][^`\n#|]*)").FindAllStringSubmatch(readDoc(t, path), -1) {
 			words := strings.Fields(m[1])
 			cmd, _, err := newRoot().Find(words)

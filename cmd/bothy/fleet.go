@@ -23,6 +23,7 @@ func fleetCommand() *cobra.Command {
 		Example: "  bothy fleet init /srv/fleet --tenant acme --broker tcp://127.0.0.1:1883",
 	}
 	cmd.AddCommand(fleetInit(), fleetAdd(), fleetSign(), fleetAssign(), fleetServe(), fleetKey(), fleetMirror())
+	cmd.AddCommand(fleetStatus(), fleetWatch())
 	return cmd
 }
 

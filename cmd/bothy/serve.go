@@ -72,25 +72,20 @@ func serveFleet(ctx context.Context, f *fleet.Fleet, s serveFlags, log *slog.Log
 	if broker == "" {
 		return withHint{fmt.Errorf("cannot serve: the fleet names no broker"), "add --broker tls://host:8883, or --embedded-broker 127.0.0.1:1883"}
 	}
+	ctx, cancel := context.WithCancel(ctx)
 	renewed := make(chan struct{})
 	go func() {
 		defer close(renewed)
 		renewLoop(ctx, f, log)
 	}()
+	defer func() { cancel(); <-renewed }()
+	take, stop := keepInventory(ctx, f, log)
+	defer stop()
 	log.Info("depot serves", "fleet", f.Dir(), "tenant", f.Tenant(), "broker", broker)
-	err = depot.Serve(ctx, depot.Config{
-		Fleet: f, Tenant: f.Tenant(), Depot: f.Depot(), Log: log, Reports: logReport(log),
+	return depot.Serve(ctx, depot.Config{
+		Fleet: f, Tenant: f.Tenant(), Depot: f.Depot(), Log: log, Reports: take,
 		Session: mqtt.Config{Broker: broker, TLS: conf, AllowPlain: s.plain, Log: log},
 	})
-	<-renewed
-	return err
-}
-
-// logReport writes what devices report; the payload is a signed envelope that belongs to the fleet's own tools.
-func logReport(log *slog.Logger) func(depot.Report) {
-	return func(r depot.Report) {
-		log.Info("device reported", "device", r.Device, "kind", r.Kind, "bytes", len(r.Payload))
-	}
 }
 
 func renewLoop(ctx context.Context, f *fleet.Fleet, log *slog.Logger) {

@@ -1,0 +1,50 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/bothy-edge/bothy/updater/fleet"
+	"github.com/bothy-edge/bothy/updater/fleet/depot"
+)
+
+// refusedPause is the least time between two lines about reports that are not believed.
+const refusedPause = time.Second
+
+// keepInventory takes devices' reports into the fleet's folder until stop is
+// called. Where another process keeps the inventory already, or it cannot be
+// opened, the depot serves without: devices matter more than their bookkeeping.
+func keepInventory(ctx context.Context, f *fleet.Fleet, log *slog.Logger) (take func(depot.Report), stop func()) {
+	v, err := f.OpenInventory()
+	if err != nil {
+		level := slog.LevelError
+		if errors.Is(err, fleet.ErrInventoryBusy) {
+			level = slog.LevelInfo
+		}
+		log.Log(ctx, level, "what devices report is not kept by this process", "error", err)
+		return nil, func() {}
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	var running sync.WaitGroup
+	running.Go(func() {
+		_ = v.Run(ctx, func(err error) { log.Error("what devices reported waits", "error", err) }) // nil: it ends with ctx
+	})
+	var told time.Time // one device that repeats nonsense must not fill the log
+	take = func(r depot.Report) {
+		log.Debug("device reported", "device", r.Device, "kind", r.Kind, "bytes", len(r.Payload))
+		if err := v.Take(r.Device, r.Kind, r.Payload, r.Retained, r.Time); err != nil && r.Time.Sub(told) >= refusedPause {
+			told = r.Time
+			log.Warn("report refused", "device", r.Device, "error", err)
+		}
+	}
+	return take, func() {
+		cancel()
+		running.Wait()
+		if err := v.Close(); err != nil {
+			log.Error("the last reports were not kept", "error", err)
+		}
+	}
+}
