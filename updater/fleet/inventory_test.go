@@ -35,8 +35,8 @@ func keyOf(name string) ed25519.PrivateKey {
 	return ed25519.NewKeyFromSeed(seed)
 }
 
-// register gives a device a record, as an approved enrolment does.
-func register(t *testing.T, f *Fleet, device string) ed25519.PrivateKey {
+// approve gives a device a record, as an approved enrolment does.
+func approve(t *testing.T, f *Fleet, device string) ed25519.PrivateKey {
 	t.Helper()
 	key := keyOf(device)
 	err := f.saveDevice(DeviceRecord{Schema: 1, Device: device, PublicKey: key.Public().(ed25519.PublicKey), State: DeviceApproved})
@@ -57,7 +57,7 @@ func openInventory(t *testing.T, f *Fleet) *Inventory {
 }
 
 func newReporter(t *testing.T, f *Fleet, v *Inventory, device string) *reporter {
-	return &reporter{t: t, v: v, key: register(t, f, device), state: report.State{
+	return &reporter{t: t, v: v, key: approve(t, f, device), state: report.State{
 		Device: device, Epoch: 100, Heartbeat: 600, Health: "ok", Time: noon(), Audit: report.Head{Seq: 5, Hash: "aa"}, Counter: 3,
 	}}
 }
@@ -167,7 +167,7 @@ func TestFleetBelievesOnlyWhatTheRegisteredKeySigned(t *testing.T) {
 		t.Errorf("got %+v, want it not verified", got)
 	}
 	// What it said before it was registered binds nobody.
-	stranger.key = register(t, f, "stranger")
+	stranger.key = approve(t, f, "stranger")
 	stranger.state.Epoch, stranger.state.Audit = 1, report.Head{}
 	if err := stranger.says(noon(), nil); err != nil {
 		t.Fatal(err)
