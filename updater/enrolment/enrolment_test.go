@@ -33,7 +33,7 @@ func newSite(t testing.TB, name string) *site {
 	t.Helper()
 	s := &site{key: newKey(t), catalog: []byte("catalog root of " + name), director: []byte("director root of " + name)}
 	c := &x509.Certificate{Subject: pkix.Name{CommonName: name}, IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}
-	s.ca, s.key = c, s.key
+	s.ca = c
 	s.pem = s.sign(t, c, s.key.Public())
 	parsed, err := ParseCertificate([]byte(s.pem))
 	if err != nil {
