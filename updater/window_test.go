@@ -28,6 +28,7 @@ func TestChangeWaitsThroughTheNightOfTheClocks(t *testing.T) {
 			w.assign(1, before+" window=02:10-02:50")
 			a.Offer()
 			a.reaches(Waiting)
+			<-time.After(24 * time.Hour)
 			end := a.ended(1)
 			for _, h := range end.History {
 				if at := h.At.Format("2006-01-02 15:04 MST"); h.State == Switching && !strings.HasPrefix(at, c.want) {
