@@ -183,6 +183,38 @@ func TestStoreThatWasPutBackWidensNothing(t *testing.T) {
 	})
 }
 
+// The process may be killed between the restore and the journal's note of it.
+func TestRestoreThatNobodyNotedWidensNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		a := w.start()
+		a.brings(1, before)
+		if _, err := a.db.Snapshot(context.Background()); err != nil {
+			t.Fatal(err)
+		}
+		a.end()
+		if err := os.Truncate(w.path, 4096); err != nil {
+			t.Fatal(err)
+		}
+		db, report, err := store.Open(context.Background(), store.Options{Path: w.path})
+		if err != nil || report.Restored == "" {
+			t.Fatalf("got %+v, %v, want the store restored", report, err)
+		}
+		if err := db.Close(); err != nil { // here the process ended
+			t.Fatal(err)
+		}
+		w.breakAct("refresh", errBroken)
+		for _, life := range []string{"the start after", "and the next"} {
+			var restored bool
+			a = w.start(func(c *Config) { restored = c.PutBack })
+			synctest.Wait()
+			expect(t, life+": this box only", w.localOnly, true)
+			expect(t, life+": told by the store", restored, life == "the start after")
+			a.end()
+		}
+	})
+}
+
 func TestPolicyBelowItsMarkIsLocalOnly(t *testing.T) {
 	below := false
 	synctest.Test(t, func(t *testing.T) {

@@ -70,11 +70,18 @@ func (u *Updater) load() error {
 // distrust notes, before anything is put in force, that the journal is an older
 // one: the policies in it may be wider than those that replaced them.
 func (u *Updater) distrust() error {
-	if !u.cfg.PutBack || u.running.PutBack {
+	if !u.cfg.PutBack {
 		return nil
 	}
-	u.running.PutBack = true
-	return u.cfg.DB.Update(func(tx *store.Tx) error { return runningTable().Put(tx, runningKey, u.running) })
+	if !u.running.PutBack {
+		u.running.PutBack = true
+		err := u.cfg.DB.Update(func(tx *store.Tx) error { return runningTable().Put(tx, runningKey, u.running) })
+		if err != nil {
+			return err
+		}
+	}
+	// Only now may the store forget it: the journal knows.
+	return u.cfg.DB.Noted()
 }
 
 // move stores the change in its next state, with what edit says.

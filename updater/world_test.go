@@ -379,6 +379,7 @@ func (w *world) start(edit ...func(*Config)) *agent {
 		w.t.Fatalf("store damaged: %s", report.Damage)
 	}
 	cfg := w.config(db)
+	cfg.PutBack = report.Restored != ""
 	for _, e := range edit {
 		e(&cfg)
 	}

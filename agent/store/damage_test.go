@@ -260,7 +260,7 @@ func TestFallbackCheckRunsWhenTheChildCannot(t *testing.T) {
 }
 
 func TestCrashAtEveryStepOfARepairIsRepairedByTheNextStart(t *testing.T) {
-	for _, op := range []string{"quarantine.rename", "restore.rename"} {
+	for _, op := range []string{"quarantine.rename", "restore.rename", "restore.noted"} {
 		path := prepared(t, false)
 		edit(t, path, zero(0, 1<<30))
 		broken := errors.New("power cut")
@@ -277,6 +277,32 @@ func TestCrashAtEveryStepOfARepairIsRepairedByTheNextStart(t *testing.T) {
 		if report.Restored == "" || get(t, db, "k299") == "(none)" {
 			t.Errorf("%s: got %+v, want the store restored", op, report)
 		}
+	}
+}
+
+// Whoever is killed between the restore and the moment in which its owner wrote
+// down what follows from it must hear of it again.
+func TestRestoreIsReportedUntilItIsNoted(t *testing.T) {
+	path := prepared(t, false)
+	edit(t, path, zero(0, 1<<30))
+	db, first := open(t, Options{Path: path})
+	if first.Restored == "" {
+		t.Fatalf("got %+v, want the store restored", first)
+	}
+	crash(db)
+	for _, stop := range []func(*DB){crash, func(db *DB) { _ = db.Close() }} {
+		db, again := open(t, Options{Path: path})
+		if again.Restored != first.Restored {
+			t.Errorf("got restored %q, want %q once more", again.Restored, first.Restored)
+		}
+		stop(db)
+	}
+	db, _ = open(t, Options{Path: path})
+	if err := errors.Join(db.Noted(), db.Noted(), db.Close()); err != nil {
+		t.Fatal(err)
+	}
+	if _, report := open(t, Options{Path: path}); report.Restored != "" || report.Damage != "" {
+		t.Errorf("got %+v after it was noted, want an ordinary start", report)
 	}
 }
 

@@ -15,6 +15,30 @@ import (
 // keepQuarantined bounds the damaged files kept beside the store: a failing disk must not fill itself with them.
 const keepQuarantined = 3
 
+// restoredMark ends the name of the note that the store is an older copy of
+// itself, until its owner has said that it knows.
+const restoredMark = ".restored"
+
+// Noted says that the owner has stored what follows from Report.Restored. Until
+// then every Open reports it again: an older copy may allow what a newer record
+// took back, and the process may be killed before anybody wrote that down.
+func (db *DB) Noted() error { return removeDurably(db.opts.Path + restoredMark) }
+
+// recallRestore reports a restore that an earlier process made and nobody noted.
+func (db *DB) recallRestore(report *Report) error {
+	if report.Restored != "" {
+		return nil
+	}
+	from, err := os.ReadFile(db.opts.Path + restoredMark)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	if report.Restored = string(from); report.Restored == "" {
+		report.Restored = "an unknown copy"
+	}
+	return err
+}
+
 // about is the store's own table.
 var about = Table[int]{Name: "store"}
 
@@ -40,6 +64,13 @@ func (db *DB) rebuild(ctx context.Context, report *Report) error {
 		return db.openFresh()
 	}
 	if err := db.opts.Fault("restore.rename"); err != nil {
+		return err
+	}
+	// First, so that a crash before the owner heard of it tells the next start.
+	if err := WriteFile(db.opts.Path+restoredMark, []byte(report.Restored), 0o600); err != nil {
+		return err
+	}
+	if err := db.opts.Fault("restore.noted"); err != nil {
 		return err
 	}
 	if err := renameDurably(temp, db.opts.Path); err != nil {

@@ -14,7 +14,7 @@
 //
 // Beside the file lie PATH.initialised (an empty file is then known to be a
 // loss, not a first start), PATH.clean (written by Close, names the last
-// transaction) and PATH.lock. Slots keep what must survive the loss of the
+// transaction), PATH.restored (the owner has not yet noted a restore) and PATH.lock. Slots keep what must survive the loss of the
 // whole file. bbolt is imported here and nowhere else.
 //
 // Any package may hold a *DB; it is safe for concurrent use. When the file
@@ -86,7 +86,8 @@ type Report struct {
 	Lost bool `json:"lost"`
 	// Damage is why the file could not be used as it lay; empty when it could.
 	Damage string `json:"damage,omitempty"`
-	// Restored is the snapshot the store was rebuilt from.
+	// Restored is the snapshot the store was rebuilt from, now or by an earlier
+	// process that ended before Noted.
 	Restored string `json:"restored,omitempty"`
 	// Quarantined is where the damaged file is kept now.
 	Quarantined string `json:"quarantined,omitempty"`
@@ -150,6 +151,9 @@ func (db *DB) open(ctx context.Context) (Report, error) {
 		err = db.rebuild(ctx, &report)
 	}
 	if err != nil {
+		return report, err
+	}
+	if err := db.recallRestore(&report); err != nil {
 		return report, err
 	}
 	// From here on the file changes: a crash is an unclean stop again.
