@@ -56,8 +56,23 @@ func (u *Updater) resume() error {
 			next.Tasks = plan(u.running, next.Want)
 		}
 		return u.save(next, nil)
+	case Undoing:
+		return u.resumeUndo()
 	}
 	return nil
+}
+
+// resumeUndo counts a start in the middle of undoing a task as a try of it: a
+// task whose undo brings the agent down is given up, and the rest goes on.
+func (u *Updater) resumeUndo() error {
+	i := slices.IndexFunc(u.change.Tasks, func(t Task) bool { return t.State == Reverse })
+	if i < 0 {
+		return nil
+	}
+	if u.change.UndoAttempts+1 >= maxAttempts {
+		return u.undoFailed(i, fmt.Errorf("the agent stopped %d times while it was being undone", maxAttempts))
+	}
+	return u.setTask(i, Reverse, func(c *Change) { c.UndoAttempts++ })
 }
 
 // forgetGenerations drops the numbers of candidates that ended with the process

@@ -225,3 +225,59 @@ func (a *agent) endedOrCrashed() (Change, bool) {
 		}
 	}
 }
+
+// An undo that brings the agent down each time is given up, and the rest goes on.
+func TestUndoThatCrashesTheAgentIsGivenUpAfterThree(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		a := w.start()
+		a.brings(1, before)
+		_ = a.end()
+		w.assign(2, after)
+		w.breakAct("activate plant@2", errBroken)
+		crashes := 0
+		for ; crashes < 10; crashes++ {
+			a = w.start(func(c *Config) {
+				c.Fault = func(p string) error {
+					if p == "before undo switch embed" {
+						return errPowerCut
+					}
+					return nil
+				}
+			})
+			c, crashed := a.endedOrCrashed()
+			_ = a.end()
+			if !crashed {
+				expect(t, "end", string(c.State)+" "+c.Code, "failed undo")
+				break
+			}
+		}
+		expect(t, "crashes", crashes, maxAttempts)
+		a = w.start()
+		synctest.Wait()
+		expect(t, "box after the next start", w.state(), stateNarrowed)
+		_ = a.end()
+	})
+}
+
+func TestPlannedStopWhileUndoingCostsNoTry(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		a := w.start()
+		a.brings(1, before)
+		w.breakAct("activate plant@2", errBroken)
+		open := w.hold("restore chat=mote@1")
+		w.assign(2, after)
+		a.Offer()
+		for range 6 {
+			a.reaches(Undoing)
+			_ = a.end()
+			a = w.start()
+		}
+		open()
+		c := a.ended(2)
+		expect(t, "end", fmt.Sprint(c.State, c.UndoAttempts), "undone1")
+		expect(t, "box", w.state(), stateNarrowed)
+		_ = a.end()
+	})
+}

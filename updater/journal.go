@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/bothy-edge/bothy/agent/store"
 	"github.com/bothy-edge/bothy/updater/release"
@@ -33,7 +34,12 @@ type bad struct {
 	// Unfit: this box lacked something. Every start tries once more, since the
 	// agent or an engine may have been installed meanwhile.
 	Unfit bool `json:"unfit,omitempty"`
+	// Until is when it is tried again; zero is never.
+	Until time.Time `json:"until,omitzero"`
 }
+
+// spaceRest is the pause before a want that was undone for want of space is tried again.
+const spaceRest = 15 * time.Minute
 
 func unfit(c Change) bool { return c.Code == codePreflight || c.Code == codeUnsupported }
 
@@ -128,11 +134,15 @@ func remembered(c Change) bool {
 }
 
 func rememberBad(tx *store.Tx, c Change) error {
+	b := bad{Counter: c.Want.Counter, Change: c.ID, Unfit: unfit(c)}
+	if c.Code == codeNoSpace {
+		b.Until = c.Updated.Add(spaceRest)
+	}
 	// Trimmed first: the keys are digests, and the newest record must not be the one that goes.
 	if err := badTable().Trim(tx, keepBad-1); err != nil {
 		return err
 	}
-	return badTable().Put(tx, c.Want.Digest(), bad{Counter: c.Want.Counter, Change: c.ID, Unfit: unfit(c)})
+	return badTable().Put(tx, c.Want.Digest(), b)
 }
 
 // save stores the change as it is, and what runs when that is given, and shows both to readers.
@@ -178,6 +188,9 @@ func (u *Updater) publish(next Change, running *Running) {
 	if next.State.Ended() {
 		u.change, u.collectDue = nil, true
 		u.unfit[next.Want.Digest()] = unfit(next)
+		if next.Code == codeNoSpace {
+			u.offers.after(spaceRest + time.Second)
+		}
 	}
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -290,12 +303,12 @@ func refusalKey(r *trust.Refusal) string {
 	return hex.EncodeToString(sum[:])
 }
 
-// isBad says that this want was tried and ended badly.
-func (u *Updater) isBad(want release.Want) (change uint64, isBad bool, err error) {
-	err = u.cfg.DB.View(func(tx *store.Tx) error {
-		b, found, err := badTable().Get(tx, want.Digest())
-		change, isBad = b.Change, found && want.Counter <= b.Counter && (!b.Unfit || u.unfit[want.Digest()])
+// isBad says that this want was tried and ended badly, and what is known of that.
+func (u *Updater) isBad(want release.Want) (b bad, isBad bool, err error) {
+	err = u.cfg.DB.View(func(tx *store.Tx) (err error) {
+		b, isBad, err = badTable().Get(tx, want.Digest())
 		return err
 	})
-	return change, isBad, err
+	rests := b.Until.IsZero() || u.cfg.Now().Before(b.Until)
+	return b, isBad && want.Counter <= b.Counter && rests && (!b.Unfit || u.unfit[want.Digest()]), err
 }

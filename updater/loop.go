@@ -295,11 +295,18 @@ func (u *Updater) leave() error {
 			return o.err
 		}
 	}
-	if u.change == nil || (u.change.State != Switching && u.change.State != Watch) {
+	if u.change == nil {
 		return nil
 	}
 	next := u.change.clone()
-	next.Attempts = max(0, next.Attempts-1)
+	switch next.State {
+	case Switching, Watch:
+		next.Attempts = max(0, next.Attempts-1)
+	case Undoing:
+		next.UndoAttempts = max(0, next.UndoAttempts-1)
+	default:
+		return nil
+	}
 	if err := u.save(next, nil); fatal(err) {
 		return err
 	}

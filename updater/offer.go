@@ -21,6 +21,10 @@ type offers struct {
 	tries     int
 	// heard: a want was verified since the start.
 	heard bool
+	// refusals in a row, and until when a mere poke finds nobody: whoever can send
+	// messages must not keep the box busy with refusing them.
+	refusals int
+	rest     time.Time
 }
 
 type refreshed struct {
@@ -53,6 +57,12 @@ func (u *Updater) startRefresh(ctx context.Context) {
 		return
 	}
 	a := u.offers.queued[0]
+	if left := u.offers.rest.Sub(u.cfg.Now()); left > 0 && a.reply == nil {
+		u.offers.after(min(left, retryCap))
+		u.offers.queued = u.offers.queued[1:]
+		u.startRefresh(ctx)
+		return
+	}
 	u.offers.queued = u.offers.queued[1:]
 	u.offers.current = &a
 	source := u.cfg.Trust
@@ -78,12 +88,16 @@ func (u *Updater) settleOffer(r refreshed) error {
 	refusal, refused := errors.AsType[*trust.Refusal](r.err)
 	switch {
 	case r.err == nil:
-		u.offers.heard, u.offers.tries = true, 0
+		u.offers.heard, u.offers.tries, u.offers.refusals = true, 0, 0
 		u.offers.after(u.cfg.Every - time.Duration(u.cfg.Jitter()*float64(u.cfg.Every)/10))
 		id, stored = u.consider(offered{r.want, a.fetcher, a.place})
 	case refused:
 		u.offers.tries = 0
 		u.offers.after(u.cfg.Every)
+		if a.trust == nil {
+			u.offers.refusals++
+			u.offers.rest = u.cfg.Now().Add(u.backoff(u.offers.refusals))
+		}
 		id, stored = u.refuse(refusal)
 	case errors.Is(r.err, ErrNobody):
 		u.offers.tries = 0
@@ -126,13 +140,16 @@ func (u *Updater) consider(o offered) (uint64, error) {
 	if u.runs(want) {
 		return u.running.Change, errors.Join(u.giveWay(), u.confirm(want))
 	}
-	change, isBad, err := u.isBad(want)
+	b, isBad, err := u.isBad(want)
 	if err != nil {
 		return 0, err
 	}
 	if isBad {
-		u.cfg.Log.Info("want ended badly before, not tried again", "change", change, "counter", want.Counter)
-		return change, u.giveWay()
+		u.cfg.Log.Info("want ended badly before, not tried again", "change", b.Change, "counter", want.Counter)
+		if !b.Until.IsZero() {
+			u.offers.after(b.Until.Sub(u.cfg.Now()) + time.Second)
+		}
+		return b.Change, u.giveWay()
 	}
 	if err := u.giveWay(); err != nil {
 		return 0, err

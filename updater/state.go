@@ -81,4 +81,5 @@ const (
 	codeUndo        = "undo"
 	codeLoop        = "loop"
 	codeCancelled   = "cancelled"
+	codeNoSpace     = "nospace"
 )

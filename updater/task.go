@@ -125,7 +125,11 @@ func (u *Updater) taskEnded(o outcome) error {
 	}
 	t := u.change.Tasks[i]
 	if o.err != nil {
-		return u.goBack(deeds()[t.Name].code, fmt.Errorf("cannot %s: %w", t.label(), o.err))
+		code := deeds()[t.Name].code
+		if noSpace(o.err) {
+			code = codeNoSpace // no fault of the want: it is tried again
+		}
+		return u.goBack(code, fmt.Errorf("cannot %s: %w", t.label(), o.err))
 	}
 	return u.setTask(i, Done, func(c *Change) {
 		for j := range c.Tasks {

@@ -238,6 +238,49 @@ func TestRefusedOffersCannotPushTheHistoryOut(t *testing.T) {
 	})
 }
 
+// Whoever owns the broker can poke as often as they like.
+func TestRefusedOffersComeEverMoreRarely(t *testing.T) {
+	inBubble(t, func(w *world, a *agent) {
+		a.brings(1, before)
+		w.refusal = &trust.Refusal{Code: trust.BadSignature, Subject: "x", Offer: "1", Err: errBroken}
+		looks := w.did("refresh")
+		for range 3600 {
+			a.Offer()
+			<-time.After(time.Second)
+		}
+		if got := w.did("refresh") - looks; got < 10 || got > 40 {
+			t.Errorf("got %d looks in an hour of poking, want some and few", got)
+		}
+		w.refusal = nil
+		w.assign(2, after)
+		a.Offer()
+		<-time.After(2 * retryCap)
+		expect(t, "a good offer is found all the same", a.newest().State, Committed)
+		w.refusal = &trust.Refusal{Code: trust.BadSignature, Subject: "x", Offer: "2", Err: errBroken}
+		a.Offer()
+		synctest.Wait()
+		looks = w.did("refresh")
+		_ = a.Check(w.t.Context())
+		expect(t, "an operator does not wait", w.did("refresh"), looks+1)
+	})
+}
+
+// A disk that is full for the engines is no fault of the want.
+func TestWantUndoneForWantOfSpaceIsTriedAgain(t *testing.T) {
+	inBubble(t, func(w *world, a *agent) {
+		a.brings(1, before)
+		w.breakAct("prepare chat=mote@2", fmt.Errorf("cannot make its folder: %w", syscall.ENOSPC))
+		c := a.brings(2, after)
+		expect(t, "end", string(c.State)+" "+c.Code, "undone nospace")
+		expect(t, "box", w.state(), stateNarrowed)
+		expect(t, "at once", a.brings(2, after).ID, c.ID)
+		w.mend()
+		<-time.After(2 * spaceRest)
+		expect(t, "later", fmt.Sprint(a.newest().ID, a.newest().State), fmt.Sprint(c.ID+1, Committed))
+		expect(t, "box", w.state(), stateAfter)
+	})
+}
+
 func TestPolicyThatDoesNotHoldIsRefusedBeforeAnythingSwitches(t *testing.T) {
 	inBubble(t, func(w *world, a *agent) {
 		a.brings(1, before)
