@@ -119,10 +119,10 @@ func (s scene) policy(doc *release.Document) (Policy, error) {
 	return Policy{Name: doc.Name, Version: doc.Version, Document: body, LocalOnly: s.cfg.BelowMark(*doc)}, nil
 }
 
-// paths answers where a release's files lie, in their order.
+// paths answers where a release's files lie, in their order, for an engine: without the signature.
 func (s scene) paths(doc release.Document) ([]string, error) {
 	var paths []string
-	for _, f := range doc.Files {
+	for _, f := range doc.Content() {
 		path, ok := s.fetcher.Have(f)
 		if !ok {
 			return nil, fmt.Errorf("cannot find %s of release %s (sha256:%.12s) on this box", f.Path, doc.ID(), f.SHA256)

@@ -51,6 +51,11 @@ func (r *reader) duplicates(doc *document) {
 	for _, p := range doc.Probes {
 		unique("probe", p.Name, p.pos)
 	}
+	if doc.Updates != nil {
+		for _, s := range doc.Updates.RequireSignature {
+			unique("signer", s.Name, s.pos)
+		}
+	}
 }
 
 // references refuses names that nothing defines.

@@ -3,6 +3,8 @@ package policy
 import (
 	"encoding/json"
 	"time"
+
+	"github.com/bothy-edge/bothy/updater/provenance"
 )
 
 // document is the policy as written. Field names in JSON are those of the YAML.
@@ -14,7 +16,23 @@ type document struct {
 	Classes    []class    `json:"classes,omitempty"`
 	Rules      []rule     `json:"rules,omitempty"`
 	Spill      *spill     `json:"spill,omitempty"`
+	Updates    *updates   `json:"updates,omitempty"`
 	Probes     []probe    `json:"probes,omitempty"`
+}
+
+// updates is what a policy asks of the releases that this box installs.
+type updates struct {
+	RequireSignature []signer `json:"require_signature,omitempty"`
+}
+
+// signer is somebody whose signature of a model counts.
+type signer struct {
+	Name     string `json:"name"`
+	Key      string `json:"key,omitempty"`
+	Roots    string `json:"roots,omitempty"`
+	Identity string `json:"identity,omitempty"`
+	signer   provenance.Signer
+	pos      position
 }
 
 // class names requests by what is found in them, by who sends them, or by a label they carry.

@@ -43,6 +43,7 @@ func (r *reader) document(n ast.Node) document {
 		{"classes", false, func(v ast.Node) { doc.Classes = each(r, v, "classes", r.class) }},
 		{"rules", false, func(v ast.Node) { doc.Rules = each(r, v, "rules", r.rule) }},
 		{"spill", false, func(v ast.Node) { doc.Spill = r.spill(v) }},
+		{"updates", false, func(v ast.Node) { doc.Updates = r.updates(v) }},
 		{"probes", false, func(v ast.Node) { doc.Probes = each(r, v, "probes", r.probe) }},
 	}, nil)
 	return doc

@@ -126,7 +126,7 @@ func TestParseRefuses(t *testing.T) {
 		{"newer schema", "schema: 2\nname: x\n", `1:9: schema is a whole number from 1 to 1`},
 		{"unknown field", head + "rule: []\n", `3:1: unknown field "rule" of a policy; did you mean "rules"?`},
 		{"unknown field of a rule", head + "rules:\n  - name: a\n    place: local\n", `5:5: unknown field "place" of a rule; did you mean "places"?`},
-		{"no near field", head + "x1y2z3w4: 1\n", `3:1: unknown field "x1y2z3w4" of a policy; known: schema, name, kill_switch, upstreams, classes, rules, spill, probes`},
+		{"no near field", head + "x1y2z3w4: 1\n", `3:1: unknown field "x1y2z3w4" of a policy; known: schema, name, kill_switch, upstreams, classes, rules, spill, updates, probes`},
 		{"a field twice", "schema: 1\nname: a\nname: b\n", `3:1: not valid YAML: mapping key "name" already defined at [2:1]`},
 		{"a field without value", head + "rules:\n", `3:1: field "rules" of a policy has no value`},
 		{"an anchor", head + "rules: &a []\n", `3:8: rules is a list, not an anchor, alias, tag or merge key (policies use none)`},

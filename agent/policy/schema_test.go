@@ -74,6 +74,8 @@ func sections() []section {
 		{"rule", head + "rules: [%s]\n"},
 		{"when", head + "rules: [{name: a, places: local, when: %s}]\n"},
 		{"spill", head + "spill: %s\n"},
+		{"updates", head + "updates: %s\n"},
+		{"signer", head + "updates: {require_signature: [%s]}\n"},
 		{"probe", head + "probes: [%s]\n"},
 		{"ask", head + "probes: [{name: p, want: {denied: false}, ask: %s}]\n"},
 		{"asking", head + "probes: [{name: p, want: {denied: false}, ask: {model: m, caller: %s}}]\n"},
@@ -213,7 +215,7 @@ func TestSchemaAgreesWithTheParserOnEveryValueOfEveryField(t *testing.T) {
 	s, _ := readSchema(t)
 	needs := map[string]object{
 		"": {"schema": "1", "name": "x"}, "upstream": {"name": "u", "api": "openai", "base_url": "'https://a.example'"}, "class": {"name": "c"},
-		"rule": {"name": "r", "places": "local"}, "probe": {"name": "p", "ask": "{model: m}", "want": "{denied: false}"}, "ask": {"model": "m"},
+		"rule": {"name": "r", "places": "local"}, "signer": {"name": "s"}, "probe": {"name": "p", "ask": "{model: m}", "want": "{denied: false}"}, "ask": {"model": "m"},
 	}
 	typed := regexp.MustCompile(` is (text|a list|a mapping|true or false|a whole number|a duration|not a window|empty)| lists nothing|unknown (api|priority|detector|day) `)
 	accepted, refused := 0, 0

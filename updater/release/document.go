@@ -48,6 +48,8 @@ type Role string
 const (
 	Projector Role = "mmproj"  // turns images into what the model reads; at most one
 	Adapter   Role = "adapter" // a LoRA adapter, applied to the model as it is loaded
+
+	Signature Role = "signature" // of who made the model, over all other files; no engine is given it
 )
 
 // File names one artifact of a release by digest.
@@ -118,6 +120,8 @@ type Document struct {
 	Accept   []Check      `json:"accept,omitempty"`
 	Engine   EngineSpec   `json:"engine,omitzero"`   // of an engine release: Kind alone, the kind that it is
 	Program  *Program     `json:"program,omitempty"` // of an engine release
+
+	Provenance *Provenance `json:"provenance,omitempty"` // of a model that its maker signed
 }
 
 // ID names the release for people: "mote@2".

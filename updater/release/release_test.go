@@ -380,3 +380,51 @@ func FuzzOpenEnvelope(f *testing.F) {
 		}
 	})
 }
+
+// signedModel is a model with a signature of its maker.
+func signedModel() Document {
+	d := model()
+	d.Files = append(d.Files, File{Path: "model.sig", Size: 900, SHA256: hex64("c"), IndexSHA256: hex64("d"), Role: Signature})
+	d.Provenance = &Provenance{Method: "key", Verified: time.Date(2026, 5, 1, 12, 0, 0, 0, time.UTC)}
+	return d
+}
+
+func TestSignatureIsAFileOfTheReleaseAndNoneOfItsContent(t *testing.T) {
+	raw, err := signedModel().Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	back, err := Parse(raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(signedModel(), back); diff != "" {
+		t.Errorf("parsed (-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff(model().Files, back.Content()); diff != "" {
+		t.Errorf("content (-want +got):\n%s", diff)
+	}
+	if got := model().Content(); len(got) != 1 {
+		t.Errorf("got %d files of content without a signature, want 1", len(got))
+	}
+}
+
+func TestProvenanceIsRefusedWhereItSaysTooLittleOrTooMuch(t *testing.T) {
+	for name, edit := range map[string]func(*Document){
+		"no signature":       func(d *Document) { d.Files = d.Files[:1] },
+		"two signatures":     func(d *Document) { d.Files = append(d.Files, d.Files[1]); d.Files[2].Path = "other.sig" },
+		"signature first":    func(d *Document) { d.Files[0], d.Files[1] = d.Files[1], d.Files[0] },
+		"only a signature":   func(d *Document) { d.Provenance = nil },
+		"another method":     func(d *Document) { d.Provenance.Method = "sigstore" },
+		"no time":            func(d *Document) { d.Provenance.Verified = time.Time{} },
+		"parts of a second":  func(d *Document) { d.Provenance.Verified = d.Provenance.Verified.Add(time.Millisecond) },
+		"of an engine":       func(d *Document) { d.Kind, d.Accept = Engine, nil },
+		"signed is a policy": func(d *Document) { d.Kind, d.Accept, d.Files = Policy, nil, d.Files[1:] },
+	} {
+		d := signedModel()
+		edit(&d)
+		if err := d.Validate(); err == nil {
+			t.Errorf("%s: accepted", name)
+		}
+	}
+}

@@ -53,6 +53,9 @@ func (d Document) validate() error {
 	if d.Kind != Model && len(d.Accept) > 0 {
 		return fmt.Errorf("acceptance checks belong to models, this is a %s", d.Kind)
 	}
+	if err := d.validateProvenance(); err != nil {
+		return err
+	}
 	if len(d.Accept) > maxChecks {
 		return fmt.Errorf("%d acceptance checks, at most %d are accepted", len(d.Accept), maxChecks)
 	}
@@ -111,8 +114,8 @@ func (f File) belongs(kind Kind, i int) error {
 		return fmt.Errorf("file %q is executable; only files of an engine may be", f.Path)
 	case f.Role == "":
 		return nil
-	case kind != Model || f.Role != Projector && f.Role != Adapter:
-		return fmt.Errorf("file %q has the role %.40q; a model's files may be %s or %s", f.Path, f.Role, Projector, Adapter)
+	case kind != Model || f.Role != Projector && f.Role != Adapter && f.Role != Signature:
+		return fmt.Errorf("file %q has the role %.40q; a model's files may be %s, %s or %s", f.Path, f.Role, Projector, Adapter, Signature)
 	case i == 0:
 		return fmt.Errorf("file %q comes first and has the role %s; the model itself comes first", f.Path, f.Role)
 	}

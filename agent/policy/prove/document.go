@@ -21,6 +21,7 @@ type document struct {
 	Classes    []class         `json:"classes"`
 	Rules      []rule          `json:"rules"`
 	Spill      json.RawMessage `json:"spill"`
+	Updates    json.RawMessage `json:"updates"`
 	Probes     json.RawMessage `json:"probes"`
 }
 
