@@ -167,7 +167,7 @@ func (b *box) openUpdater(context.Context) error {
 	c := updater.Config{
 		DB: b.db, Engines: b.engines, Policies: b.policies, Log: b.log,
 		Trust: unenrolled{}, Fetcher: fetcher{store: b.artifacts},
-		PutBack: b.dbReport.Restored != "", Preflight: b.preflight, Healthy: b.healthy, WatchFor: time.Duration(b.o.Config.Updates.Watch),
+		PutBack: b.dbReport.Restored != "", Preflight: b.preflight, Provenance: b.policies.provenance, Healthy: b.healthy, WatchFor: time.Duration(b.o.Config.Updates.Watch),
 	}
 	if b.trust != nil {
 		c.Installed, c.BelowMark = b.trust.MarkInstalled, b.trust.BelowMark

@@ -117,28 +117,39 @@ func (u *Updater) keepProgress(c *Change) {
 	c.Progress = u.progress
 }
 
-// stage parses the policy of the want and runs its probes: nothing of a want
-// switches whose policy would not hold.
+// stage parses the policy of the want and runs its probes, and has the signatures
+// verified that the policies ask for: nothing of a want switches whose policy
+// would not hold.
 func (s scene) stage(context.Context) (uint64, error) {
-	doc := s.want.Policy
-	if doc == nil {
-		return 0, nil
-	}
-	p, err := s.policy(doc)
+	p, err := s.policy(s.want.Policy)
 	if err != nil {
 		return 0, err
 	}
-	if err := s.cfg.Policies.Stage(p.Document); err != nil {
-		return 0, fmt.Errorf("policy %s refused: %w", doc.ID(), err)
+	if doc := s.want.Policy; doc != nil {
+		if err := s.cfg.Policies.Stage(p.Document); err != nil {
+			return 0, fmt.Errorf("policy %s refused: %w", doc.ID(), err)
+		}
+	}
+	if err := s.cfg.Provenance(p.Document, s.want, s.fetcher.Have); err != nil {
+		return 0, unproven{err}
 	}
 	return 0, nil
 }
+
+// unproven is an error of Config.Provenance.
+type unproven struct{ error }
+
+func (e unproven) Unwrap() error { return e.error }
 
 func (u *Updater) stageEnded(err error) error {
 	if err == nil {
 		return u.move(Staged, nil)
 	}
-	return u.move(Refused, because(codePolicy, err))
+	code := codePolicy
+	if _, ok := errors.AsType[unproven](err); ok {
+		code = codeProvenance
+	}
+	return u.move(Refused, because(code, err))
 }
 
 // pause waits for a passing obstacle; the loop tries again with growing delays.

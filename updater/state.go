@@ -73,6 +73,7 @@ const (
 	codePreflight   = "preflight"
 	codeMismatch    = "mismatch"
 	codePolicy      = "policy"
+	codeProvenance  = "provenance"
 	codeUnsupported = "unsupported"
 	codeSwitch      = "switch"
 	codeAcceptance  = "acceptance"

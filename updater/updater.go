@@ -102,6 +102,9 @@ type Config struct {
 	// need is the number of bytes of disk that its fetch still takes. An error that wraps ErrWait
 	// is asked again later, any other ends the change. Nil allows all.
 	Preflight func(ctx context.Context, want release.Want, need int64) error
+	// Provenance says why models of a want lack the signatures of their makers that the policies in
+	// force, or the want's own (nil: the built-in one), ask for. have answers where a file lies. Nil asks for none.
+	Provenance func(policy []byte, want release.Want, have func(release.File) (path string, ok bool)) error
 	// Healthy is asked every WatchEvery during the watch; an error undoes the change. Nil is healthy.
 	Healthy func(ctx context.Context) error
 	// Installed raises the anti-rollback marks after a commit. Nil leaves them.
@@ -216,6 +219,9 @@ func (c Config) withDefaults() Config {
 	c.WatchEvery = min(c.WatchEvery, c.WatchFor)
 	if c.Preflight == nil {
 		c.Preflight = func(context.Context, release.Want, int64) error { return nil }
+	}
+	if c.Provenance == nil {
+		c.Provenance = func([]byte, release.Want, func(release.File) (string, bool)) error { return nil }
 	}
 	if c.Healthy == nil {
 		c.Healthy = func(context.Context) error { return nil }

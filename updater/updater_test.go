@@ -293,6 +293,18 @@ func TestPolicyThatDoesNotHoldIsRefusedBeforeAnythingSwitches(t *testing.T) {
 	})
 }
 
+func TestModelsWithoutTheSignatureThatAPolicyAsksForAreRefusedBeforeAnythingSwitches(t *testing.T) {
+	inBubble(t, func(w *world, a *agent) {
+		a.brings(1, before)
+		w.breakAct("prove plant@2", errors.New("mote@2 carries none"))
+		c := a.brings(2, after)
+		expect(t, "end", string(c.State)+" "+c.Code, "refused provenance")
+		expect(t, "error", c.Error, "mote@2 carries none")
+		expect(t, "box", w.state(), stateBefore)
+		expect(t, "prepared of it", w.did("prepare chat=mote@2"), 0)
+	})
+}
+
 func TestFetchIsTriedAgainWithGrowingPauses(t *testing.T) {
 	for cause, reason := range map[error]string{errBroken: reasonNetwork, syscall.ENOSPC: reasonNoSpace} {
 		inBubble(t, func(w *world, a *agent) {

@@ -166,6 +166,16 @@ func (w *world) Stage(document []byte) error {
 	return w.act(context.Background(), "stage "+string(document))
 }
 
+// prove is asked about models with the policy that they come with.
+func (w *world) prove(policy []byte, want release.Want, have func(release.File) (string, bool)) error {
+	for _, doc := range want.Models {
+		if _, ok := have(doc.Primary()); !ok {
+			return fmt.Errorf("asked about %s before it is here", doc.ID())
+		}
+	}
+	return w.act(context.Background(), "prove "+string(policy))
+}
+
 func (w *world) Activate(policies []Policy) error {
 	var names []string
 	local := false
@@ -345,7 +355,7 @@ type agent struct {
 
 func (w *world) config(db *store.DB) Config {
 	return Config{
-		DB: db, Trust: w, Fetcher: w, Engines: w, Policies: w,
+		DB: db, Trust: w, Fetcher: w, Engines: w, Policies: w, Provenance: w.prove,
 		Installed: func(docs ...release.Document) error {
 			w.mu.Lock()
 			defer w.mu.Unlock()
