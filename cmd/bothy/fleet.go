@@ -68,10 +68,11 @@ func fleetAdd() *cobra.Command {
 	var model, policyName, accept string
 	var flags []string
 	var asJSON bool
+	var by makers
 	cmd := &cobra.Command{
 		Use: "add DIR FILE...", Short: "Take in a model (GGUF) or a policy file as the next version of a release",
-		Long: "Take in a model (GGUF) or a policy file as the next version of a release. It can be\nassigned once it is signed. --accept names a YAML list of questions that a device\nasks the new engine before it may take requests:\n\n" +
-			"  - name: capital\n    prompt: What is the capital of France?\n    want: Paris              # or pattern: a regular expression\n    timeout_seconds: 30",
+		Long: "Take in a model (GGUF) or a policy file as the next version of a release. It can be\nassigned once it is signed. --accept names a YAML list of questions that a device asks\n" +
+			"the new engine first: [{name: capital, prompt: What is the capital of France?, want:\nParis, timeout_seconds: 30}]; a regular expression goes into pattern instead of want.",
 		Example: "  bothy fleet add /srv/fleet --model assistant llama-1b.gguf --accept checks.yaml",
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) < 2 {
@@ -84,6 +85,10 @@ func fleetAdd() *cobra.Command {
 				return err
 			}
 			o.Files = args[1:]
+			var err error
+			if o.Signers, err = by.signers(); err != nil {
+				return err
+			}
 			return fleetAddRun(cmd, args[0], o, asJSON)
 		},
 	}
@@ -97,6 +102,7 @@ func fleetAdd() *cobra.Command {
 	f.StringArrayVar(&flags, "flag", nil, "engine flag as name=value; may be given again")
 	f.Int64Var(&o.Requires.MemoryBytes, "memory", 0, "bytes of memory that a device must have free")
 	f.StringVar(&accept, "accept", "", "YAML file of acceptance checks")
+	by.flags(cmd, &o)
 	f.BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
 }
@@ -152,6 +158,9 @@ func fleetAddRun(cmd *cobra.Command, dir string, o fleet.AddOptions, asJSON bool
 	if err != nil {
 		return err
 	}
+	if err := o.FindSignature(); err != nil {
+		return fmt.Errorf("cannot add %s %q: %w", o.Kind, o.Name, err)
+	}
 	if o.Kind == release.Policy {
 		err = checkPolicyFiles(o.Files)
 	} else {
@@ -169,6 +178,9 @@ func fleetAddRun(cmd *cobra.Command, dir string, o fleet.AddOptions, asJSON bool
 	}
 	if asJSON {
 		return printJSON(cmd.OutOrStdout(), doc)
+	}
+	if p := doc.Provenance; p != nil {
+		fmt.Fprintf(cmd.OutOrStdout(), "signature of its maker verified (method %s)\n", p.Method)
 	}
 	signed, err := isSigned(f, doc)
 	if err != nil {

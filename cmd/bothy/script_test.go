@@ -33,7 +33,7 @@ func TestScripts(t *testing.T) {
 		Dir:   "testdata/script",
 		Setup: func(env *testscript.Env) error { return setUp(t, env) },
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"exits": exits, "eventually": eventually, "field": field, "website": website,
+			"exits": exits, "eventually": eventually, "field": field, "sign": sign(t), "asks": asks, "website": website,
 		},
 	})
 }

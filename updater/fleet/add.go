@@ -1,7 +1,6 @@
 package fleet
 
 import (
-	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -17,6 +16,7 @@ import (
 
 	"github.com/bothy-edge/bothy/agent/store"
 	"github.com/bothy-edge/bothy/updater/content"
+	"github.com/bothy-edge/bothy/updater/provenance"
 	"github.com/bothy-edge/bothy/updater/release"
 )
 
@@ -30,6 +30,12 @@ type AddOptions struct {
 	Requires release.Requirements
 	Accept   []release.Check
 	Engine   release.EngineSpec
+
+	// Signature is the file with the signature of who made the model; empty looks beside
+	// its files. Signers are those who may have made it. Unsigned goes without one.
+	Signature string
+	Signers   []provenance.Signer
+	Unsigned  bool
 
 	// Progress, when set, is told how many bytes of all files were taken in.
 	Progress func(done, total int64)
@@ -53,6 +59,13 @@ func (f *Fleet) add(ctx context.Context, o AddOptions) (release.Document, error)
 	if o.Kind.Folder() == "" {
 		return release.Document{}, errors.New("the kind is not model, policy or engine")
 	}
+	if err := o.FindSignature(); err != nil {
+		return release.Document{}, err
+	}
+	signature, err := o.verify(f.Now())
+	if err != nil {
+		return release.Document{}, err
+	}
 	// Hashing takes minutes; the lock is taken only for what follows.
 	files, err := f.ingest(ctx, o.Files, o.Progress)
 	if err != nil {
@@ -60,6 +73,9 @@ func (f *Fleet) add(ctx context.Context, o AddOptions) (release.Document, error)
 	}
 	doc := release.Document{Schema: release.Schema, Kind: o.Kind, Name: o.Name, Version: max(o.Version, 1), Files: files,
 		Requires: o.Requires, Accept: o.Accept, Engine: o.Engine}
+	if err := f.attach(ctx, &doc, signature); err != nil {
+		return release.Document{}, err
+	}
 	if err := doc.Validate(); err != nil {
 		return release.Document{}, err
 	}
@@ -85,19 +101,13 @@ func (f *Fleet) add(ctx context.Context, o AddOptions) (release.Document, error)
 		if !identical(doc, known[i].Document) {
 			return release.Document{}, fmt.Errorf("version %d exists with other contents; leave out the version to make the next one", o.Version)
 		}
-		return doc, nil
+		return known[i].Document, nil
 	}
 	raw, err := doc.Encode()
 	if err != nil {
 		return release.Document{}, err
 	}
 	return doc, writeFile(f.pendingPath(doc.Target()), raw, 0o644)
-}
-
-func identical(a, b release.Document) bool {
-	x, errX := a.Encode()
-	y, errY := b.Encode()
-	return errX == nil && errY == nil && bytes.Equal(x, y)
 }
 
 // Release is a release that the fleet has.
