@@ -37,6 +37,8 @@ type Config struct {
 	Broker BrokerConfig `yaml:"broker"`
 	// Mirror is a web server with what the fleet publishes.
 	Mirror MirrorConfig `yaml:"mirror"`
+	// Peers are other devices of the fleet.
+	Peers PeersConfig `yaml:"peers"`
 	// Upstreams gives each cloud upstream that a policy may name its key and its certificate authority.
 	Upstreams map[string]UpstreamConfig `yaml:"upstreams"`
 	// Metrics, when its listen address is set, serves Prometheus metrics on loopback TCP too.
@@ -176,6 +178,9 @@ func (c *Config) fill() {
 	}
 	if c.Broker.Heartbeat == 0 {
 		c.Broker.Heartbeat = Duration(10 * time.Minute)
+	}
+	if c.Peers.Rate == 0 {
+		c.Peers.Rate = 32 << 20
 	}
 	if c.API.MaxBody == 0 {
 		c.API.MaxBody = 32 << 20
