@@ -25,6 +25,10 @@ type Assignment struct {
 	Window  *Window           `json:"window,omitempty"`
 	// Approval: an operator at the device must agree before it switches.
 	Approval bool `json:"approval,omitempty"`
+	// Older are those of its paths that a device may take although it had a newer
+	// release of the same name: a rollback that somebody ordered. A policy among
+	// them still allows the device only.
+	Older []string `json:"older,omitempty"`
 }
 
 // Label names the device inside timestamp and snapshot metadata. All devices
@@ -72,6 +76,12 @@ func (a Assignment) Validate() error {
 	if a.Engine != "" {
 		if err := checkKind(Engine, a.Engine); err != nil {
 			return err
+		}
+	}
+	paths := a.Paths()
+	for i, path := range a.Older {
+		if !slices.Contains(paths, path) || i > 0 && a.Older[i-1] >= path {
+			return fmt.Errorf("older names %.80q, which is not in the set or out of order", path)
 		}
 	}
 	if a.Window != nil {
