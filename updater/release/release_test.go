@@ -425,6 +425,10 @@ func TestProvenanceIsRefusedWhereItSaysTooLittleOrTooMuch(t *testing.T) {
 		edit(&d)
 		if err := d.Validate(); err == nil {
 			t.Errorf("%s: accepted", name)
+		}
+	}
+}
+
 func TestOlderNamesPathsOfTheSetInOrder(t *testing.T) {
 	a := Assignment{Device: "box", Counter: 1, Models: map[string]string{"chat": "models/mote/1.json"}, Policy: "policies/site/2.json"}
 	for _, c := range []struct {
