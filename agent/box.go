@@ -169,6 +169,7 @@ func (b *box) openUpdater(context.Context) error {
 		Trust: unenrolled{}, Fetcher: fetcher{store: b.artifacts},
 		PutBack: b.dbReport.Restored != "", Preflight: b.preflight, Provenance: b.policies.provenance, Healthy: b.healthy, WatchFor: time.Duration(b.o.Config.Updates.Watch),
 	}
+	c.GiveUpPrevious = b.o.Config.Updates.GiveUpPrevious
 	if b.trust != nil {
 		c.Installed, c.BelowMark = b.trust.MarkInstalled, b.trust.BelowMark
 		c.Trust = noBroker{}

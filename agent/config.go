@@ -101,6 +101,9 @@ type MetricsConfig struct {
 type UpdatesConfig struct {
 	// Watch is the probation after a switch, in which a failing engine undoes the change. Default 30s.
 	Watch Duration `yaml:"watch"`
+	// GiveUpPrevious lets an update that is short of space have that of the files of the
+	// set that ran before. Otherwise it waits for an operator.
+	GiveUpPrevious bool `yaml:"give_up_previous"`
 	// Sources is the order in which blocks are asked for. Default directory, peers, mirror, mqtt.
 	Sources []string `yaml:"sources"`
 	// Directory is a folder of this box that may hold updates, as `bothy fleet mirror` writes it.

@@ -59,6 +59,9 @@ func (b *box) updateStatus() UpdateStatus {
 	c := all[0]
 	u.Change, u.State, u.Reason, u.Subject, u.Error = c.ID, string(c.State), c.Reason, c.Summary, c.Error
 	u.Done, u.Total = c.Progress.Done, c.Progress.Total
+	if u.Reason == "nospace" {
+		u.Spare = b.spare()
+	}
 	return u
 }
 
