@@ -17,6 +17,7 @@ import (
 	"github.com/bothy-edge/bothy/systemd"
 	"github.com/bothy-edge/bothy/updater"
 	"github.com/bothy-edge/bothy/updater/content"
+	"github.com/bothy-edge/bothy/updater/release"
 	"github.com/bothy-edge/bothy/updater/trust"
 )
 
@@ -49,6 +50,7 @@ type box struct {
 	trust      *trust.Client   // nil: not enrolled
 	link       *link           // nil: not enrolled, or a fleet without a broker
 	supply     supply
+	flow       *content.Flow // bounds every transfer
 	updater    *updater.Updater
 
 	ailing atomic.Pointer[map[string]ailment] // what did not serve before the change under way
@@ -167,9 +169,9 @@ func (b *box) openUpdater(context.Context) error {
 	c := updater.Config{
 		DB: b.db, Engines: b.engines, Policies: b.policies, Log: b.log,
 		Trust: unenrolled{}, Fetcher: fetcher{store: b.artifacts},
-		PutBack: b.dbReport.Restored != "", Preflight: b.preflight, Provenance: b.policies.provenance, Healthy: b.healthy, WatchFor: time.Duration(b.o.Config.Updates.Watch),
+		PutBack: b.dbReport.Restored != "", Preflight: b.preflight, Provenance: b.policies.provenance, Healthy: b.healthy,
+		Govern: func(t *release.Transfer) { b.flow.Govern(t) }, WatchFor: time.Duration(b.o.Config.Updates.Watch),
 	}
-	c.GiveUpPrevious = b.o.Config.Updates.GiveUpPrevious
 	if b.trust != nil {
 		c.Installed, c.BelowMark = b.trust.MarkInstalled, b.trust.BelowMark
 		c.Trust = noBroker{}

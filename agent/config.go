@@ -37,14 +37,14 @@ type Config struct {
 	Broker BrokerConfig `yaml:"broker"`
 	// Mirror is a web server with what the fleet publishes.
 	Mirror MirrorConfig `yaml:"mirror"`
-	// Peers are other devices of the fleet.
-	Peers PeersConfig `yaml:"peers"`
 	// Upstreams gives each cloud upstream that a policy may name its key and its certificate authority.
 	Upstreams map[string]UpstreamConfig `yaml:"upstreams"`
 	// Metrics, when its listen address is set, serves Prometheus metrics on loopback TCP too.
 	Metrics MetricsConfig `yaml:"metrics"`
 	Updates UpdatesConfig `yaml:"updates"`
-	Log     LogConfig     `yaml:"log"`
+	// Transfer bounds what fetching updates may take.
+	Transfer TransferConfig `yaml:"transfer"`
+	Log      LogConfig      `yaml:"log"`
 }
 
 // SocketConfig is one listening unix socket, mode 0660.
@@ -101,9 +101,6 @@ type MetricsConfig struct {
 type UpdatesConfig struct {
 	// Watch is the probation after a switch, in which a failing engine undoes the change. Default 30s.
 	Watch Duration `yaml:"watch"`
-	// GiveUpPrevious lets an update that is short of space have that of the files of the
-	// set that ran before. Otherwise it waits for an operator.
-	GiveUpPrevious bool `yaml:"give_up_previous"`
 	// Sources is the order in which blocks are asked for. Default directory, peers, mirror, mqtt.
 	Sources []string `yaml:"sources"`
 	// Directory is a folder of this box that may hold updates, as `bothy fleet mirror` writes it.
@@ -182,8 +179,8 @@ func (c *Config) fill() {
 	if c.Broker.Heartbeat == 0 {
 		c.Broker.Heartbeat = Duration(10 * time.Minute)
 	}
-	if c.Peers.Rate == 0 {
-		c.Peers.Rate = 32 << 20
+	if c.Transfer.BusyRate == 0 {
+		c.Transfer.BusyRate = 4 << 20
 	}
 	if c.API.MaxBody == 0 {
 		c.API.MaxBody = 32 << 20
@@ -239,6 +236,9 @@ func (c *Config) check() error {
 		}
 	}
 	if err := c.checkSources(); err != nil {
+		return err
+	}
+	if err := c.checkTransfer(); err != nil {
 		return err
 	}
 	if c.Log.Format != "text" && c.Log.Format != "json" {

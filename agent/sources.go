@@ -54,8 +54,8 @@ func (c *Config) checkSources() error {
 	if d := c.Updates.Directory; d != "" && !filepath.IsAbs(d) {
 		return fmt.Errorf("cannot use updates.directory %q: want an absolute path", d)
 	}
-	if err := c.Peers.check(); err != nil || c.Mirror.URL == "" {
-		return err
+	if c.Mirror.URL == "" {
+		return nil
 	}
 	if _, err := c.Mirror.proxy(); err != nil {
 		return err
@@ -95,19 +95,17 @@ func (b *box) openSupply() error {
 	if len(b.supply.order) == 0 {
 		b.supply.order = defaultSources()
 	}
+	b.flow = b.newFlow()
 	if b.link != nil {
+		b.link.depot.Flow, b.link.depot.Alone = b.flow, c.Transfer.NoCast
 		b.supply.files[sourceMQTT] = []content.Source{b.link.depot}
 	}
 	if dir := c.Updates.Directory; dir != "" && b.identity != nil {
 		b.supply.files[sourceDirectory] = []content.Source{content.Directory{Dir: dir}}
 		b.supply.offers = append(b.supply.offers, trust.Directory{Dir: dir, Device: b.identity.Device})
 	}
-	if b.identity == nil {
+	if c.Mirror.URL == "" || b.identity == nil {
 		return nil
-	}
-	var err error
-	if b.supply.files[sourcePeers], err = b.openPeers(); err != nil || c.Mirror.URL == "" {
-		return err
 	}
 	m, err := b.openMirror(c.Mirror)
 	if err != nil {
@@ -143,7 +141,7 @@ func (b *box) openMirror(c MirrorConfig) (*mirror.Source, error) {
 	if err != nil {
 		return nil, err
 	}
-	return mirror.New(mirror.Config{URL: c.URL, AllowPlain: c.AllowPlaintext, Device: b.identity.Device, TLS: conf, Proxy: proxy})
+	return mirror.New(mirror.Config{URL: c.URL, AllowPlain: c.AllowPlaintext, Device: b.identity.Device, TLS: conf, Proxy: proxy, Pace: b.flow.Wait, Slowed: b.flow.Slowed})
 }
 
 func readPair(cert, key string) (*tls.Certificate, error) {

@@ -13,6 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/bothy-edge/bothy/systemd"
+	"github.com/bothy-edge/bothy/updater"
 )
 
 // status puts the screen together. Nothing here waits for anybody.
@@ -59,8 +60,8 @@ func (b *box) updateStatus() UpdateStatus {
 	c := all[0]
 	u.Change, u.State, u.Reason, u.Subject, u.Error = c.ID, string(c.State), c.Reason, c.Summary, c.Error
 	u.Done, u.Total = c.Progress.Done, c.Progress.Total
-	if u.Reason == "nospace" {
-		u.Spare = b.spare()
+	if c.State == updater.Fetching {
+		u.Slowed = c.Progress.Slowed
 	}
 	return u
 }

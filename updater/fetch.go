@@ -36,6 +36,7 @@ func (u *Updater) preflightEnded(err error) error {
 // fetch brings every artifact of the want that is not here yet. What lies here
 // and does not serve now is read again in whole, and fetched if the disk changed it.
 func (s scene) fetch(ctx context.Context) (uint64, error) {
+	s.cfg.Govern(s.want.Transfer)
 	files := filesOf(s.want)
 	var total, done int64
 	for _, f := range files {

@@ -105,6 +105,9 @@ type Config struct {
 	// Provenance says why models of a want lack the signatures of their makers that the policies in
 	// force, or the want's own (nil: the built-in one), ask for. have answers where a file lies. Nil asks for none.
 	Provenance func(policy []byte, want release.Want, have func(release.File) (path string, ok bool)) error
+	// Govern is told, before files are fetched, what the fleet asks of the transfer; nil
+	// asks for nothing.
+	Govern func(t *release.Transfer)
 	// Healthy is asked every WatchEvery during the watch; an error undoes the change. Nil is healthy.
 	Healthy func(ctx context.Context) error
 	// Installed raises the anti-rollback marks after a commit. Nil leaves them.
@@ -113,10 +116,6 @@ type Config struct {
 	BelowMark func(doc release.Document) bool
 	// Report is called in the transaction of every change of state, to queue it for the fleet.
 	Report func(tx *store.Tx, c Change) error
-
-	// GiveUpPrevious lets a change that is short of space have that of the files
-	// of what ran before. Without it only an operator gives them up.
-	GiveUpPrevious bool
 
 	// PutBack says that DB was restored from an older copy of itself.
 	PutBack bool
@@ -226,6 +225,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.Provenance == nil {
 		c.Provenance = func([]byte, release.Want, func(release.File) (string, bool)) error { return nil }
+	}
+	if c.Govern == nil {
+		c.Govern = func(*release.Transfer) {}
 	}
 	if c.Healthy == nil {
 		c.Healthy = func(context.Context) error { return nil }

@@ -244,11 +244,6 @@ func (w *world) Keep(ctx context.Context, files []release.File) error {
 	}
 	slices.Sort(w.kept)
 	w.kept = slices.Compact(w.kept)
-	for digest, body := range w.remote {
-		if !slices.Contains(w.kept, string(body)) {
-			_ = os.Remove(filepath.Join(w.dir, digest))
-		}
-	}
 	return nil
 }
 
@@ -315,18 +310,13 @@ func (w *world) release(kind release.Kind, id string) release.Document {
 		w.t.Fatal(err)
 	}
 	body := []byte(id)
-	digest := w.digest(id)
+	sum := sha256.Sum256(body)
+	digest := hex.EncodeToString(sum[:])
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.remote[digest] = body
 	return release.Document{Schema: 1, Kind: kind, Name: name, Version: version, Files: []release.File{
 		{Path: id, Size: int64(len(body)), SHA256: digest, IndexSHA256: digest}}}
-}
-
-// digest is a file's whose content is its own name.
-func (w *world) digest(id string) string {
-	sum := sha256.Sum256([]byte(id))
-	return hex.EncodeToString(sum[:])
 }
 
 // assign makes a want of "chat=mote@1 embed=gist@1 policy=plant@1" what the fleet

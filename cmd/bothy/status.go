@@ -193,6 +193,9 @@ func updateLine(u agent.UpdateStatus) string {
 	}
 	if u.Total > 0 && u.Done < u.Total {
 		text += fmt.Sprintf(", %s of %s", sizeText(uint64(u.Done)), sizeText(uint64(u.Total)))
+		if u.Slowed != "" {
+			text += ", slowed: " + u.Slowed
+		}
 	}
 	if u.Error != "" {
 		text += ": " + u.Error

@@ -32,6 +32,11 @@ type Lane interface {
 	Changed() <-chan struct{}
 	Clock() time.Duration
 	Ask(ctx context.Context, q wire.Request) error
+	// Listen subscribes to the cast of a blob, in the background; State says how
+	// that went. Mute ends it.
+	Listen(id [16]byte)
+	Mute()
+	Feedback(ctx context.Context, f wire.Feedback) error
 	// Redial makes another connection, for an asker that hears nothing on this one.
 	Redial()
 	Close()
@@ -40,11 +45,13 @@ type Lane interface {
 // Depot is the source that asks a depot over MQTT. It also fetches metadata.
 // The exported fields are set before use; the zero value of each is a default.
 type Depot struct {
-	Frame int                                    // largest frame, bytes; DefaultFrame
-	Stall time.Duration                          // without progress before giving up; 60 s
-	Pace  func(ctx context.Context, n int) error // asked before n bytes are; nil = at once
-	GC    *Collector                             // relaxed during a pull; nil leaves it alone
+	Frame int           // largest frame, bytes; DefaultFrame
+	Stall time.Duration // without progress before giving up; 60 s
+	Flow  *Flow         // bounds what is asked for; nil does not
+	GC    *Collector    // relaxed during a pull; nil leaves it alone
 	Now   func() time.Time
+	// Alone keeps it from listening to casts.
+	Alone bool
 
 	join func() (Lane, error)
 }
@@ -103,15 +110,21 @@ func (d *Depot) Blocks(ctx context.Context, f release.File, want []Block, sink S
 	if err != nil || len(want) == 0 {
 		return err
 	}
+	// Before there is a connection: it is not to be held for hours.
+	if err := d.Flow.Wait(ctx, 0); err != nil {
+		return err
+	}
 	lane, err := d.join()
 	if err != nil {
 		return err
 	}
 	defer lane.Close()
 	defer d.GC.begin()()
-	p := &puller{depot: d, lane: lane, digest: digest, want: want, sink: sink, flying: map[uint64]*slice{}}
-	return p.run(ctx)
+	return newPuller(d, lane, digest, want, sink).run(ctx)
 }
+
+// Slowed says why less is asked for than the line could bring, "" if it is not so.
+func (d *Depot) Slowed() string { return d.Flow.Slowed() }
 
 func digestOf(s string) ([32]byte, error) {
 	b, err := hex.DecodeString(s)

@@ -6,7 +6,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"maps"
 	"os"
@@ -33,6 +32,8 @@ type Progress struct {
 	Done     int64            `json:"done"`  // bytes
 	Total    int64            `json:"total"` // bytes
 	BySource map[string]int64 `json:"by_source,omitempty"`
+	// Slowed says why less is asked for than the line could bring: "rate", "busy" or "window".
+	Slowed string `json:"slowed,omitempty"`
 }
 
 var (
@@ -106,6 +107,9 @@ type fetch struct {
 	have     []bool
 	done     int64
 	bySource map[string]int64
+	slowed   string
+	whole    *whole
+	prefix   int // blocks that are there without a gap from the first
 }
 
 func (r *fetch) position() string {
@@ -114,7 +118,7 @@ func (r *fetch) position() string {
 }
 
 func (r *fetch) say(state string) {
-	r.report(Progress{State: state, Done: r.done, Total: r.file.Size, BySource: maps.Clone(r.bySource)})
+	r.report(Progress{State: state, Done: r.done, Total: r.file.Size, BySource: maps.Clone(r.bySource), Slowed: r.slowed})
 }
 
 func (r *fetch) run(ctx context.Context) error {
@@ -306,6 +310,8 @@ func (r *fetch) missing() []Block {
 // fill asks each source in turn for what is missing.
 func (r *fetch) fill(ctx context.Context) error {
 	r.say(StateFetching)
+	r.whole, r.prefix = newWhole(r.data), 0
+	r.follow()
 	w := r.startWriter()
 	err := r.askAll(ctx, w)
 	return errors.Join(err, w.stop())
@@ -339,26 +345,37 @@ func (r *fetch) askAll(ctx context.Context, w *writer) error {
 
 // drain asks one source until it has given all it can or too much that is wrong.
 func (r *fetch) drain(ctx context.Context, src Source, w *writer) error {
-	w.begin(src.Name())
+	w.begin(src)
 	for {
-		before := w.wrong()
+		before := w.wrong() + w.castWrong()
 		err := src.Blocks(ctx, r.file, r.missing(), w)
 		w.flush()
 		if w.wrong() >= maxStrikes {
 			r.store.setAside(src.Name())
 			return fmt.Errorf("dropped after %d wrong blocks: %w", w.wrong(), ErrCorrupt)
 		}
-		if err != nil || w.wrong() == before || len(r.missing()) == 0 {
+		if err != nil || w.wrong()+w.castWrong() == before || len(r.missing()) == 0 {
 			return err
 		}
 	}
 }
 
-// check hashes the whole file.
+// check hashes the rest of the whole file.
 func (r *fetch) check(ctx context.Context) (bool, error) {
-	sum := sha256.New()
-	_, err := io.CopyBuffer(sum, &ctxReader{ctx, io.NewSectionReader(r.data, 0, r.file.Size)}, make([]byte, BlockSize))
-	return hex.EncodeToString(sum.Sum(nil)) == r.file.SHA256, err
+	digest, err := r.whole.digest(ctx, r.file.Size)
+	return digest == r.file.SHA256, err
+}
+
+// follow lets the digest of the whole go on as far as there is no gap.
+func (r *fetch) follow() {
+	end := int64(-1)
+	for ; r.prefix < len(r.have) && r.have[r.prefix]; r.prefix++ {
+		k := r.index.Blocks[r.prefix]
+		end = k.Offset + int64(k.Length)
+	}
+	if end >= 0 {
+		r.whole.grown(end)
+	}
 }
 
 // recheck finds the blocks that no longer hold, after the whole file did not.

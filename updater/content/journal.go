@@ -41,6 +41,7 @@ type journal struct {
 	records uint32 // block records in the file
 	marked  uint32 // of these, proved
 	pending int64  // bytes of blocks recorded since the last mark began
+	marking int64  // bytes of blocks that a mark under way is to prove
 }
 
 // loadJournal returns the blocks proved by a mark and those only hinted at. A
@@ -124,23 +125,24 @@ func appendRecord(b []byte, kind, n uint32) []byte {
 	return binary.BigEndian.AppendUint32(b, checksum(b[at:]))
 }
 
-// wrote records a block whose data has been written, and returns how many bytes await a mark.
-func (j *journal) wrote(k Block) (pending int64, err error) {
+// wrote records a block whose data has been written. pending bytes await a mark;
+// exposed bytes are not proved yet, those of a mark under way included.
+func (j *journal) wrote(k Block) (pending, exposed int64, err error) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	if _, err := j.f.Write(appendRecord(nil, recordBlock, uint32(k.N))); err != nil {
-		return 0, fmt.Errorf("cannot record block %d: %w", k.N, err)
+		return 0, 0, fmt.Errorf("cannot record block %d: %w", k.N, err)
 	}
 	j.records++
 	j.pending += int64(k.Length)
-	return j.pending, nil
+	return j.pending, j.pending + j.marking, nil
 }
 
 // mark makes every block recorded before the call durable. One caller at a time.
 func (j *journal) mark(data *os.File) error {
 	j.mu.Lock()
 	covers := j.records
-	j.pending = 0
+	j.marking, j.pending = j.marking+j.pending, 0
 	j.mu.Unlock()
 	if covers == j.marked {
 		return nil
@@ -158,5 +160,8 @@ func (j *journal) mark(data *os.File) error {
 		return fmt.Errorf("cannot make the journal durable: %w", err)
 	}
 	j.marked = covers
+	j.mu.Lock()
+	j.marking = 0
+	j.mu.Unlock()
 	return nil
 }

@@ -54,14 +54,14 @@ func TestMarkCoversOnlyWhatWasRecordedBefore(t *testing.T) {
 	}
 	defer j.f.Close()
 	for _, n := range []int{4, 5} {
-		if _, err := j.wrote(Block{N: n, Length: 10}); err != nil {
+		if _, _, err := j.wrote(Block{N: n, Length: 10}); err != nil {
 			t.Fatal(err)
 		}
 	}
 	if err := j.mark(data); err != nil {
 		t.Fatal(err)
 	}
-	if pending, err := j.wrote(Block{N: 6, Length: 10}); err != nil || pending != 10 {
+	if pending, exposed, err := j.wrote(Block{N: 6, Length: 10}); err != nil || pending != 10 || exposed != 10 {
 		t.Fatalf("got %d pending, %v, want 10", pending, err)
 	}
 	proved, hinted, err := loadJournal(path, [32]byte{7}, 10)

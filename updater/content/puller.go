@@ -1,8 +1,10 @@
 package content
 
 import (
+	"cmp"
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/bothy-edge/bothy/updater/mqtt"
@@ -12,43 +14,39 @@ import (
 const timeoutsToStepDown = 3
 
 // puller fetches blocks of one file through a lane: it asks for slices as far
-// as the window allows, puts the frames together and delivers whole blocks. The
-// depot keeps no state of it, so everything outstanding can be asked for again
-// at any time; a frame that comes twice finds no slice and is dropped.
+// as the window and the flow allow, puts the frames together and delivers whole
+// blocks. The depot keeps no state of it, so everything outstanding can be asked
+// for again at any time; a frame that comes twice finds no slice and is dropped.
 // Owned by one goroutine.
 type puller struct {
 	depot  *Depot
 	lane   Lane
 	digest [32]byte
-	want   []Block
-	sink   Sink
+	plan   *plan
+	ear    ear
 
-	frame    int
 	win      *window
 	serial   uint64
 	epoch    uint64
-	next     int      // index into want of the next block to open
-	ready    []*slice // to be asked for, in order
-	flying   map[uint64]*slice
-	airborne int // bytes of flying
-	silent   int // timeouts since the last frame that fitted
+	flying   map[uint64]*flight // by offset
+	airborne int                // bytes of flying
+	tried    map[*slice]int     // timeouts of slices that are asked for again
+	silent   int                // timeouts since the last frame that fitted
 	progress time.Time
 }
 
-// slice is the unit of request: one frame's worth of one block.
-type slice struct {
-	block  *building
-	offset uint64 // in the file
-	length int
-	sent   time.Time
-	tries  int
+// flight is a slice that was asked for.
+type flight struct {
+	slice *slice
+	sent  time.Time
+	tries int
 }
 
-// building is a block of which some slices are there.
-type building struct {
-	block Block
-	data  []byte
-	left  int // bytes
+func newPuller(d *Depot, lane Lane, digest [32]byte, want []Block, sink Sink) *puller {
+	return &puller{
+		depot: d, lane: lane, digest: digest, plan: newPlan(want, sink),
+		flying: map[uint64]*flight{}, tried: map[*slice]int{},
+	}
 }
 
 func (p *puller) run(ctx context.Context) error {
@@ -58,18 +56,22 @@ func (p *puller) run(ctx context.Context) error {
 	}
 	timer := time.NewTimer(0)
 	defer timer.Stop()
-	for !p.finished() {
+	for !p.plan.finished() {
 		changed := p.lane.Changed()
-		if p.moved(p.lane.State()) {
+		st := p.lane.State()
+		if p.moved(st) {
 			if err := p.connect(ctx); err != nil {
 				return err
 			}
 			continue
 		}
-		if err := p.ask(ctx); err != nil {
+		p.listen(ctx, st)
+		held, err := p.ask(ctx)
+		if err != nil {
 			return err
 		}
-		timer.Reset(p.patience())
+		timer.Reset(p.patience(held))
+		since := p.depot.now()
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
@@ -82,16 +84,16 @@ func (p *puller) run(ctx context.Context) error {
 			if len(p.lane.Frames()) > 0 {
 				continue // they came in time, we are late
 			}
+			if held > 0 && len(p.flying) == 0 {
+				p.progress = p.progress.Add(p.depot.now().Sub(since)) // nothing was owed to us
+			}
 			if err := p.expire(); err != nil {
 				return err
 			}
 		}
 	}
+	p.leave(ctx)
 	return nil
-}
-
-func (p *puller) finished() bool {
-	return p.next == len(p.want) && len(p.ready) == 0 && len(p.flying) == 0
 }
 
 func (p *puller) moved(st mqtt.LaneState) bool {
@@ -108,96 +110,76 @@ func (p *puller) connect(ctx context.Context) error {
 	}
 	p.serial, p.epoch = st.Serial, st.Depot.Epoch
 	frame := min(p.depot.frame(), st.Depot.FrameMax)
-	if p.frame != 0 {
-		frame = min(frame, p.frame)
+	if p.plan.frame != 0 {
+		frame = min(frame, p.plan.frame)
 	}
 	p.win = newWindow(frame, st.Depot.WindowMax, p.depot.now())
-	if frame != p.frame {
-		p.resize(frame)
-		return nil
+	p.forget()
+	if frame != p.plan.frame {
+		p.plan.cut(frame)
+		clear(p.tried)
 	}
-	for _, s := range p.flying {
-		p.ready = append(p.ready, s)
+	return nil
+}
+
+// forget takes back everything that was asked for; it is ready to be asked for again.
+func (p *puller) forget() {
+	for _, f := range p.flying {
+		p.tried[f.slice] = f.tries
 	}
 	clear(p.flying)
 	p.airborne = 0
-	return nil
+	p.plan.requeue(nil)
 }
 
 // resize cuts everything that is not there yet into slices of another length.
 // Blocks begun are begun anew: at most one window is fetched twice.
 func (p *puller) resize(frame int) {
-	begun := map[*building]bool{}
-	for _, s := range p.flying {
-		begun[s.block] = true
-	}
-	for _, s := range p.ready {
-		begun[s.block] = true
-	}
-	clear(p.flying)
-	p.ready, p.airborne, p.frame = nil, 0, frame
-	for b := range begun {
-		b.left = b.block.Length
-		p.slice(b)
-	}
+	p.forget()
+	clear(p.tried)
+	p.plan.cut(frame)
 }
 
-func (p *puller) slice(b *building) {
-	for at := 0; at < b.block.Length; at += p.frame {
-		p.ready = append(p.ready, &slice{block: b, offset: uint64(b.block.Offset) + uint64(at), length: min(p.frame, b.block.Length-at)})
-	}
-}
-
-// ask fills the window.
-func (p *puller) ask(ctx context.Context) error {
-	for {
+// ask fills the window. held is when the flow may be asked again, if it is what
+// keeps the window from being full.
+func (p *puller) ask(ctx context.Context) (held time.Duration, err error) {
+	for held == 0 && !p.ear.waits() {
 		var ranges []wire.Range
-		var batch []*slice
-		bytes := 0
+		var batch []*flight
 		for len(ranges) < wire.MaxRanges && p.airborne < p.win.credit && len(p.flying) < windowFrames {
-			s := p.take()
+			if held = p.depot.Flow.Take(0); held > 0 {
+				break
+			}
+			s := p.plan.take()
 			if s == nil {
 				break
 			}
-			s.tries++
-			p.flying[s.offset] = s
-			batch = append(batch, s)
+			if held = p.depot.Flow.Take(s.length); held > 0 {
+				p.plan.ready = append([]*slice{s}, p.plan.ready...)
+				break
+			}
+			f := &flight{slice: s, tries: p.tried[s] + 1}
+			delete(p.tried, s)
+			p.flying[s.offset] = f
 			p.airborne += s.length
-			bytes += s.length
+			batch = append(batch, f)
 			ranges = append(ranges, wire.Range{Offset: s.offset, Length: uint32(s.length)})
 		}
+		p.win.used(p.airborne)
 		if len(ranges) == 0 {
-			return nil
+			return held, nil
 		}
-		if p.depot.Pace != nil {
-			if err := p.depot.Pace(ctx, bytes); err != nil {
-				return err
-			}
-		}
-		for _, s := range batch {
-			s.sent = p.depot.now()
+		now := p.depot.now()
+		for _, f := range batch {
+			f.sent = now
 		}
 		q := wire.Request{Kind: wire.KindBlob, Digest: p.digest, Clock: p.lane.Clock(), Ranges: ranges}
 		if err := p.lane.Ask(ctx, q); err != nil {
 			// Lost with the connection; the new one, or the timer, asks again.
-			return ctx.Err()
+			return held, ctx.Err()
 		}
 	}
-}
-
-// take is the next slice to ask for; it opens the next block when there is none.
-func (p *puller) take() *slice {
-	if len(p.ready) == 0 && p.next < len(p.want) {
-		k := p.want[p.next]
-		p.next++
-		p.slice(&building{block: k, data: p.sink.Buffer(k.Length), left: k.Length})
-	}
-	if len(p.ready) == 0 {
-		return nil
-	}
-	s := p.ready[0]
-	p.ready = p.ready[1:]
-	return s
+	return held, nil
 }
 
 // takeAll handles a frame and those that came with it, so that one request answers them all.
@@ -220,34 +202,45 @@ func (p *puller) frameIn(m mqtt.Arrival) error {
 	if err != nil {
 		return nil // damaged on the way: its timer asks again
 	}
+	if m.Cast {
+		return p.heard(f)
+	}
 	if err := answered(f.Code); err != nil {
 		return err
 	}
-	s := p.flying[f.Offset]
-	if s == nil || f.Kind != wire.KindBlob || len(f.Payload) != s.length {
+	a := p.flying[f.Offset]
+	if a == nil || f.Kind != wire.KindBlob || len(f.Payload) != a.slice.length {
 		return nil // asked for twice, or of another frame size
 	}
-	delete(p.flying, f.Offset)
-	p.airborne -= s.length
-	p.silent, p.progress = 0, p.depot.now()
-	if s.tries == 1 { // Karn: which of two requests it answers is not known
-		p.win.sample(m.At.Sub(s.sent), p.progress)
+	p.progress, p.silent = p.depot.now(), 0
+	if a.tries == 1 { // Karn: which of two requests it answers is not known
+		p.win.sample(m.At.Sub(a.sent), p.progress)
 	}
-	b := s.block
-	copy(b.data[s.offset-uint64(b.block.Offset):], f.Payload)
-	b.left -= s.length
-	if b.left > 0 {
-		return nil
+	p.landed(a)
+	if !p.plan.current(a.slice) {
+		return nil // its block was given up for another
 	}
-	return p.sink.Deliver(b.block, b.data)
+	return p.plan.land(a.slice, f.Payload)
 }
 
-// patience is how long until the first slice is overdue or the whole has stalled.
-func (p *puller) patience() time.Duration {
+// landed takes a flight off the list.
+func (p *puller) landed(a *flight) {
+	delete(p.flying, a.slice.offset)
+	p.airborne -= a.slice.length
+}
+
+// patience is how long until there is something to do without a frame.
+func (p *puller) patience(held time.Duration) time.Duration {
 	now := p.depot.now()
 	wait := p.depot.stall() - now.Sub(p.progress)
-	for _, s := range p.flying {
-		wait = min(wait, s.sent.Add(p.win.rto(s.tries)).Sub(now))
+	if held > 0 {
+		wait = held
+	}
+	if next := p.ear.due(now); next > 0 {
+		wait = min(wait, next)
+	}
+	for _, f := range p.flying {
+		wait = min(wait, f.sent.Add(p.win.rto(f.tries)).Sub(now))
 	}
 	return max(wait, 0)
 }
@@ -259,26 +252,27 @@ func (p *puller) expire() error {
 		return fmt.Errorf("nothing for %s: %w", p.depot.stall(), ErrStalled)
 	}
 	var late []*slice
-	for _, s := range p.flying {
-		if now.Sub(s.sent) >= p.win.rto(s.tries) {
-			late = append(late, s)
-			delete(p.flying, s.offset)
-			p.airborne -= s.length
+	for _, f := range p.flying {
+		if now.Sub(f.sent) >= p.win.rto(f.tries) {
+			late = append(late, f.slice)
+			p.tried[f.slice] = f.tries
+			p.landed(f)
 		}
 	}
-	if len(late) == 0 {
-		return nil
+	if len(late) == 0 || p.ear.waits() {
+		return nil // a cast brings them, or leaving it makes them ready
 	}
-	p.ready = append(late, p.ready...)
+	slices.SortFunc(late, func(a, b *slice) int { return cmp.Compare(a.offset, b.offset) })
+	p.plan.ready = append(late, p.plan.ready...)
 	p.win.lost()
 	p.silent++
 	if p.silent < timeoutsToStepDown {
 		return nil
 	}
 	p.silent = 0
-	if stepDown(p.frame) < p.frame {
-		p.resize(stepDown(p.frame))
-		p.win.restart(p.frame, p.win.limit, now)
+	if smaller := stepDown(p.plan.frame); smaller < p.plan.frame {
+		p.resize(smaller)
+		p.win.restart(smaller, p.win.limit, now)
 	}
 	// If it was not the size of the frames, it may be a connection that has gone deaf.
 	p.lane.Redial()

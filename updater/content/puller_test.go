@@ -49,6 +49,10 @@ func (p *path) Frames() <-chan mqtt.Arrival { return p.frames }
 func (p *path) Clock() time.Duration        { return time.Since(p.start) }
 func (p *path) Close()                      {}
 func (p *path) Redial()                     {}
+func (p *path) Listen([16]byte)             {}
+func (p *path) Mute()                       {}
+
+func (p *path) Feedback(context.Context, wire.Feedback) error { return nil }
 
 func (p *path) State() mqtt.LaneState {
 	p.mu.Lock()
@@ -275,26 +279,6 @@ func TestRefusalEndsAPullAtOnce(t *testing.T) {
 			}
 		})
 	}
-}
-
-func TestPaceHoldsBackWhatIsAskedFor(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		data := noise(1, 10*BlockSize)
-		p := newPath(data, 500e6, time.Millisecond)
-		d := p.depot()
-		d.Pace = func(_ context.Context, n int) error {
-			<-time.After(time.Duration(n) * time.Second / BlockSize) // virtual: 1 MiB a second
-			return nil
-		}
-		f, _ := fileOf(data)
-		g := &gather{out: make([]byte, len(data))}
-		if err := d.Blocks(t.Context(), f, mustIndex(t, data).Blocks, g); err != nil {
-			t.Fatal(err)
-		}
-		if took := time.Since(p.start); took < 9*time.Second || took > 15*time.Second {
-			t.Errorf("10 MiB at 1 MiB/s took %s", took)
-		}
-	})
 }
 
 func TestObjectThatIsReplacedOnTheWayIsNotMixed(t *testing.T) {

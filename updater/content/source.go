@@ -35,6 +35,10 @@ type Sink interface {
 	Deliver(k Block, data []byte) error
 }
 
+// slower is a Source that may ask for less than it could: one of the SlowedBy
+// reasons says why, "" that it does not. Safe for concurrent use.
+type slower interface{ Slowed() string }
+
 // attributor is a Sink that notes where blocks came from: from the call on, by
 // way of source ("disk", "cast"), and which of several where it has several.
 type attributor interface{ attribute(source, detail string) }

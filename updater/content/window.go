@@ -34,6 +34,7 @@ type window struct {
 	round        time.Time // when the present round of samples began
 	sum          time.Duration
 	samples      int
+	full         bool // the credit was used up in the present round
 }
 
 func newWindow(frame, limit int, now time.Time) *window {
@@ -69,8 +70,14 @@ func (w *window) sample(rtt time.Duration, now time.Time) {
 		if w.probe.IsZero() {
 			w.adjust(w.sum / time.Duration(w.samples))
 		}
-		w.round, w.sum, w.samples = now, 0, 0
+		w.round, w.sum, w.samples, w.full = now, 0, 0, false
 	}
+}
+
+// used is told how many bytes are outstanding. A credit that a rate limit keeps
+// from being used says nothing of the path and must not grow.
+func (w *window) used(outstanding int) {
+	w.full = w.full || outstanding >= w.credit
 }
 
 // refresh forgets the shortest round trip now and then, since routes change.
@@ -96,6 +103,7 @@ func (w *window) adjust(rtt time.Duration) {
 	case queued > queueFrames*w.frame:
 		w.slow = false
 		w.credit -= min(queued-queueFrames*w.frame, w.credit/4)
+	case !w.full:
 	case w.slow:
 		w.credit *= 2
 	case queued < (queueFrames-1)*w.frame:

@@ -9,8 +9,12 @@ import (
 )
 
 const (
-	markBytes = 64 << 20        // at most so much is hashed again after a crash
+	markBytes = 64 << 20        // so much awaits a mark before one begins
 	markEvery = 5 * time.Second // also when little comes
+	// On a disk that is slower than the line the next blocks wait for the mark:
+	// no more than this is hashed again after a crash.
+	markLimit = 120 << 20
+	slowEvery = time.Second // looks at why little comes
 
 	// Blocks between a source and the writer: a source fills the next ones while
 	// the writer hashes. More would only cost memory.
@@ -29,10 +33,14 @@ type writer struct {
 	source string        // whose turn it is, and by what way; the source's goroutine's
 	detail string        // which of several that source has
 	strike atomic.Int32  // wrong blocks of this source
+	forged atomic.Int32  // wrong blocks that came by a cast: anybody may have sent them
 	failed atomic.Pointer[error]
 	group  sync.WaitGroup
 	quit   chan struct{}
 	syncMu sync.Mutex // one mark at a time
+
+	turn   sync.Mutex
+	slowed func() string // why the present source asks for less than it could; guarded by turn
 }
 
 type item struct {
@@ -48,6 +56,7 @@ func (r *fetch) startWriter() *writer {
 		fetch: r, items: make(chan item, writerDepth), free: make(chan []byte, writerFree),
 		marks: make(chan struct{}, 1), quit: make(chan struct{}),
 	}
+	r.whole.start()
 	w.group.Go(w.write)
 	w.group.Go(w.markLoop)
 	return w
@@ -58,15 +67,26 @@ func (w *writer) stop() error {
 	close(w.items)
 	close(w.quit)
 	w.group.Wait()
+	w.fetch.whole.stop()
+	w.fetch.slowed = ""
 	return w.sync()
 }
 
-func (w *writer) begin(source string) {
-	w.attribute(source, "")
+func (w *writer) begin(source Source) {
+	w.attribute(source.Name(), "")
 	w.strike.Store(0)
+	w.turn.Lock()
+	defer w.turn.Unlock()
+	w.slowed = nil
+	if s, ok := source.(slower); ok {
+		w.slowed = s.Slowed
+	}
 }
 
 func (w *writer) wrong() int { return int(w.strike.Load()) }
+
+// castWrong implements castSink.
+func (w *writer) castWrong() int { return int(w.forged.Load()) }
 
 func (w *writer) failure() error {
 	if e := w.failed.Load(); e != nil {
@@ -117,20 +137,34 @@ func (w *writer) flush() {
 }
 
 func (w *writer) write() {
-	for i := range w.items {
-		if i.ack != nil {
-			close(i.ack)
-			continue
-		}
-		if w.failure() == nil {
-			if err := w.put(i); err != nil {
-				w.fail(err)
-			}
-		}
+	tick := time.NewTicker(slowEvery)
+	defer tick.Stop()
+	for {
 		select {
-		case w.free <- i.data:
-		default:
+		case <-tick.C:
+			w.tell()
+		case i, more := <-w.items:
+			if !more {
+				return
+			}
+			w.handle(i)
 		}
+	}
+}
+
+func (w *writer) handle(i item) {
+	if i.ack != nil {
+		close(i.ack)
+		return
+	}
+	if w.failure() == nil {
+		if err := w.put(i); err != nil {
+			w.fail(err)
+		}
+	}
+	select {
+	case w.free <- i.data:
+	default:
 	}
 }
 
@@ -141,6 +175,10 @@ func (w *writer) put(i item) error {
 		return nil
 	}
 	if len(data) != k.Length || sha256.Sum256(data) != k.SHA256 {
+		if i.from == castName {
+			w.forged.Add(1)
+			return nil
+		}
 		w.strike.Add(1)
 		return nil
 	}
@@ -150,7 +188,7 @@ func (w *writer) put(i item) error {
 	if _, err := r.data.WriteAt(data, k.Offset); err != nil {
 		return err
 	}
-	pending, err := r.journal.wrote(k)
+	pending, exposed, err := r.journal.wrote(k)
 	if err != nil {
 		return err
 	}
@@ -161,11 +199,30 @@ func (w *writer) put(i item) error {
 		}
 	}
 	r.have[k.N] = true
+	r.follow()
 	r.done += int64(k.Length)
 	r.bySource[i.from] += int64(k.Length)
 	r.origins.note(k.N, i.exact)
 	r.say(StateFetching)
+	if exposed >= markLimit {
+		return w.sync()
+	}
 	return nil
+}
+
+// tell reports why little comes, when that changes.
+func (w *writer) tell() {
+	w.turn.Lock()
+	f := w.slowed
+	w.turn.Unlock()
+	reason := ""
+	if f != nil {
+		reason = f()
+	}
+	if reason != w.fetch.slowed {
+		w.fetch.slowed = reason
+		w.fetch.say(StateFetching)
+	}
 }
 
 func (w *writer) markLoop() {

@@ -28,6 +28,8 @@ type Change struct {
 	AnyTime bool
 	// Approval sets whether an operator at the device must agree; nil leaves it.
 	Approval *bool
+	// Transfer bounds how the device fetches; nil leaves it, an empty one takes the bounds out.
+	Transfer *release.Transfer
 	// Replace starts from an empty set.
 	Replace bool
 }
@@ -42,7 +44,7 @@ func (f *Fleet) Assign(device string, models map[string]string, policy string) (
 // next counter, and returns it. A device that has none starts from the empty
 // set. A set that would not change is not signed again. Any signed release may
 // be assigned, also one older than what the device has: it is the device that
-// refuses that, unless it comes by Rollback.
+// refuses that.
 func (f *Fleet) AssignChange(device string, c Change) (release.Assignment, error) {
 	a, err := f.assign(device, c)
 	if err != nil {
@@ -82,8 +84,6 @@ func (f *Fleet) assign(device string, c Change) (release.Assignment, error) {
 		return last, nil
 	}
 	next.Counter = last.Counter + 1
-	// What was rolled back stays so until another release takes its place.
-	next.Older = slices.DeleteFunc(slices.Clone(next.Older), func(path string) bool { return !slices.Contains(next.Paths(), path) })
 	if err := next.Validate(); err != nil {
 		return release.Assignment{}, err
 	}
@@ -137,15 +137,31 @@ func (f *Fleet) apply(last release.Assignment, c Change) (release.Assignment, er
 	if c.Approval != nil {
 		next.Approval = *c.Approval
 	}
+	if c.Transfer != nil {
+		next.Transfer = c.Transfer
+		if c.Transfer.Rate == 0 && c.Transfer.Window == nil {
+			next.Transfer = nil
+		}
+	}
 	return next, nil
 }
 
 func sameSet(a, b release.Assignment) bool {
-	sameWindow := a.Window == nil && b.Window == nil
-	if a.Window != nil && b.Window != nil {
-		sameWindow = a.Window.From == b.Window.From && a.Window.Until == b.Window.Until && slices.Equal(a.Window.Days, b.Window.Days)
+	return sameWindow(a.Window, b.Window) && sameTransfer(a.Transfer, b.Transfer) && a.Approval == b.Approval && maps.Equal(a.Models, b.Models) && a.Policy == b.Policy && a.Engine == b.Engine
+}
+
+func sameWindow(a, b *release.Window) bool {
+	if a == nil || b == nil {
+		return a == b
 	}
-	return sameWindow && a.Approval == b.Approval && maps.Equal(a.Models, b.Models) && a.Policy == b.Policy && a.Engine == b.Engine
+	return a.From == b.From && a.Until == b.Until && slices.Equal(a.Days, b.Days)
+}
+
+func sameTransfer(a, b *release.Transfer) bool {
+	if a == nil || b == nil {
+		return a == b
+	}
+	return a.Rate == b.Rate && sameWindow(a.Window, b.Window)
 }
 
 // resolve finds the target path of a signed release.

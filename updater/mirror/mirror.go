@@ -39,6 +39,8 @@ type Config struct {
 	Tries int
 	// Pace is asked before n bytes are; nil: at once.
 	Pace func(ctx context.Context, n int) error
+	// Slowed says why Pace makes it wait, for progress; nil: it does not.
+	Slowed func() string
 	// Claim is presented to a server that answers 401; nil: nothing is.
 	Claim func() ([]byte, error)
 	// Jitter spreads retries, in [0, 1); nil: math/rand.
@@ -59,6 +61,14 @@ const (
 	idleLimit     = 90 * time.Second
 	redirectLimit = 3
 )
+
+// Slowed says why less is asked for than the line could bring, "" if it is not so.
+func (s *Source) Slowed() string {
+	if s.cfg.Slowed == nil {
+		return ""
+	}
+	return s.cfg.Slowed()
+}
 
 // New checks the configuration; it does not connect.
 func New(c Config) (*Source, error) {

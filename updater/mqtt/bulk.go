@@ -18,12 +18,22 @@ const laneDepth = 4 * wire.MaxRanges
 
 // Info is what a depot says of itself on its info topic.
 type Info struct {
-	V         int      `json:"v"`          // 1
-	FrameMax  int      `json:"frame_max"`  // bytes of payload that the broker lets through
-	WindowMax int      `json:"window_max"` // bytes that one device may have outstanding
-	Epoch     uint64   `json:"epoch"`      // of this start of the depot; what was asked of another is lost
-	Cast      []string `json:"cast"`       // streams that can be joined; empty
+	V         int    `json:"v"`          // 1
+	FrameMax  int    `json:"frame_max"`  // bytes of payload that the broker lets through
+	WindowMax int    `json:"window_max"` // bytes that one device may have outstanding
+	Epoch     uint64 `json:"epoch"`      // of this start of the depot; what was asked of another is lost
+	Cast      []Cast `json:"cast"`       // streams that can be joined
 }
+
+// Cast is one stream of a blob for every device that wants it.
+type Cast struct {
+	ID     string `json:"id"`     // 32 hexadecimal digits: the first half of the blob's SHA-256
+	Stream uint64 `json:"stream"` // the stream's number, carried by its frames as their transfer
+	Frame  int    `json:"frame"`  // bytes of payload of its frames
+}
+
+// maxCasts is how many streams a device looks at; a depot runs fewer.
+const maxCasts = 64
 
 // ParseInfo reads a depot's info message.
 func ParseInfo(b []byte) (Info, error) {
@@ -33,6 +43,9 @@ func ParseInfo(b []byte) (Info, error) {
 	}
 	if i.V != 1 || i.FrameMax < 1<<10 || i.WindowMax < i.FrameMax {
 		return Info{}, fmt.Errorf("depot info refused: version %d, frames of %d, window of %d bytes", i.V, i.FrameMax, i.WindowMax)
+	}
+	if len(i.Cast) > maxCasts {
+		return Info{}, fmt.Errorf("depot info refused: %d casts", len(i.Cast))
 	}
 	i.FrameMax = min(i.FrameMax, wire.MaxFrame)
 	return i, nil
@@ -66,6 +79,7 @@ type bulkRun struct {
 
 	mu    sync.Mutex
 	lanes map[uint64]*Lane
+	ears  map[string]map[*Lane]bool // by cast topic
 	info  Info
 	known bool
 }
@@ -109,7 +123,7 @@ func (b *Bulk) Join() (*Lane, error) {
 
 // open starts the session. The caller holds mu.
 func (b *Bulk) open() error {
-	r := &bulkRun{done: make(chan struct{}), lanes: map[uint64]*Lane{}}
+	r := &bulkRun{done: make(chan struct{}), lanes: map[uint64]*Lane{}, ears: map[string]map[*Lane]bool{}}
 	cfg := b.cfg
 	cfg.Subscriptions = []Subscription{
 		{Filter: b.t.Reply(), QoS: 0, Handle: r.frame},
@@ -149,6 +163,22 @@ func (r *bulkRun) frame(m Message) bool {
 	}
 }
 
+// cast hands a cast's frame to every lane that listens to it. They share the
+// payload and only read it.
+func (r *bulkRun) cast(m Message) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	ok := true
+	for l := range r.ears[m.Topic] {
+		select {
+		case l.frames <- Arrival{Payload: m.Payload, At: m.At, Cast: true}:
+		default:
+			ok = false
+		}
+	}
+	return ok
+}
+
 func (r *bulkRun) learn(m Message) bool {
 	info, err := ParseInfo(m.Payload)
 	r.mu.Lock()
@@ -164,6 +194,7 @@ func (r *bulkRun) learn(m Message) bool {
 type Arrival struct {
 	Payload []byte
 	At      time.Time
+	Cast    bool // it came by the cast that the lane listens to
 }
 
 // Lane is one asker's share of the connection: the frames of its own transfer.
@@ -173,6 +204,7 @@ type Lane struct {
 	run    *bulkRun
 	id     uint64
 	frames chan Arrival
+	ear    atomic.Pointer[[16]byte] // the cast that it listens to
 }
 
 // LaneState is the connection as the asker must know it.
@@ -181,6 +213,8 @@ type LaneState struct {
 	Serial    uint64 // another number: a new connection, what was asked on the old one is lost
 	Known     bool   // the depot has said what it can do
 	Depot     Info
+	Hears     bool // the broker lets it listen to the cast that it asked for
+	Deaf      bool // the broker does not
 }
 
 // Frames carries what arrives for this lane.
@@ -189,9 +223,52 @@ func (l *Lane) Frames() <-chan Arrival { return l.frames }
 // State is a snapshot; Changed tells when it is out of date.
 func (l *Lane) State() LaneState {
 	st := l.run.session.Status()
+	hears, deaf := false, false
+	if id := l.ear.Load(); id != nil {
+		hears, deaf = l.run.session.Joined(l.bulk.t.Cast(*id))
+	}
 	l.run.mu.Lock()
 	defer l.run.mu.Unlock()
-	return LaneState{Connected: st.Connected, Serial: st.Serial, Known: l.run.known, Depot: l.run.info}
+	return LaneState{Connected: st.Connected, Serial: st.Serial, Known: l.run.known, Depot: l.run.info, Hears: hears, Deaf: deaf}
+}
+
+// Listen subscribes to the cast of a blob, in the background: State tells how
+// that went. A lane listens to one cast at a time.
+func (l *Lane) Listen(id [16]byte) {
+	l.Mute()
+	topic := l.bulk.t.Cast(id)
+	l.ear.Store(&id)
+	l.run.mu.Lock()
+	if l.run.ears[topic] == nil {
+		l.run.ears[topic] = map[*Lane]bool{}
+	}
+	l.run.ears[topic][l] = true
+	l.run.mu.Unlock()
+	l.run.session.Join(Subscription{Filter: topic, Handle: l.run.cast})
+}
+
+// Mute ends what Listen began.
+func (l *Lane) Mute() {
+	id := l.ear.Swap(nil)
+	if id == nil {
+		return
+	}
+	topic := l.bulk.t.Cast(*id)
+	l.run.mu.Lock()
+	delete(l.run.ears[topic], l)
+	last := len(l.run.ears[topic]) == 0
+	if last {
+		delete(l.run.ears, topic)
+	}
+	l.run.mu.Unlock()
+	if last {
+		l.run.session.Part(topic)
+	}
+}
+
+// Feedback tells the depot how well this lane hears a cast.
+func (l *Lane) Feedback(ctx context.Context, f wire.Feedback) error {
+	return l.run.session.Publish(ctx, l.bulk.t.Feedback(f.ID), 0, false, f.Encode())
 }
 
 // Changed returns a channel that is closed at the next change of State. Take it before State.
@@ -219,6 +296,7 @@ func (l *Lane) Redial() { l.run.session.Redial() }
 
 // Close ends the lane. The connection ends a little after the last one.
 func (l *Lane) Close() {
+	l.Mute()
 	b := l.bulk
 	b.mu.Lock()
 	defer b.mu.Unlock()

@@ -55,7 +55,7 @@ func (s *Session) connection(ctx context.Context) error {
 	}
 	s.up(l)
 	s.cfg.Log.Debug("broker connected", "broker", s.cfg.Broker, "client", s.cfg.ClientID)
-	err := s.flush(ctx, l)
+	err := errors.Join(s.flush(ctx, l), s.settle(ctx, l))
 	if err == nil {
 		err = s.stay(ctx, l)
 	}
@@ -98,7 +98,7 @@ func (s *Session) stay(ctx context.Context, l *link) error {
 		case <-l.lost:
 			return l.cause()
 		case <-s.wake:
-			if err := s.flush(ctx, l); err != nil {
+			if err := errors.Join(s.flush(ctx, l), s.settle(ctx, l)); err != nil {
 				return err
 			}
 		case <-watch.C:
@@ -183,6 +183,9 @@ func (s *Session) dispatch(m paho.Message) bool {
 		if match(sub.Filter, msg.Topic) && !sub.Handle(msg) {
 			ok = false
 		}
+	}
+	if handle := s.joinedTo(msg.Topic); handle != nil && !handle(msg) {
+		ok = false
 	}
 	return ok
 }

@@ -96,6 +96,7 @@ type Session struct {
 	status   Status
 	retained map[string][]byte
 	dirty    map[string]bool
+	joined   map[string]*joined // by topic
 }
 
 // New checks the configuration. Nothing is dialled before Run.
@@ -121,7 +122,7 @@ func New(cfg Config) (*Session, error) {
 	}
 	return &Session{
 		cfg: cfg, url: u, wake: make(chan struct{}, 1), changed: make(chan struct{}),
-		status: Status{Broker: cfg.Broker, Since: cfg.Now()}, retained: map[string][]byte{}, dirty: map[string]bool{},
+		status: Status{Broker: cfg.Broker, Since: cfg.Now()}, retained: map[string][]byte{}, dirty: map[string]bool{}, joined: map[string]*joined{},
 	}, nil
 }
 

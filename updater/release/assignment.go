@@ -25,10 +25,8 @@ type Assignment struct {
 	Window  *Window           `json:"window,omitempty"`
 	// Approval: an operator at the device must agree before it switches.
 	Approval bool `json:"approval,omitempty"`
-	// Older are those of its paths that a device may take although it had a newer
-	// release of the same name: a rollback that somebody ordered. A policy among
-	// them still allows the device only.
-	Older []string `json:"older,omitempty"`
+	// Transfer bounds how the device fetches; nil does not.
+	Transfer *Transfer `json:"transfer,omitempty"`
 }
 
 // Label names the device inside timestamp and snapshot metadata. All devices
@@ -78,10 +76,9 @@ func (a Assignment) Validate() error {
 			return err
 		}
 	}
-	paths := a.Paths()
-	for i, path := range a.Older {
-		if !slices.Contains(paths, path) || i > 0 && a.Older[i-1] >= path {
-			return fmt.Errorf("older names %.80q, which is not in the set or out of order", path)
+	if a.Transfer != nil {
+		if err := a.Transfer.Validate(); err != nil {
+			return fmt.Errorf("transfer: %w", err)
 		}
 	}
 	if a.Window != nil {

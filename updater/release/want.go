@@ -23,6 +23,7 @@ type Want struct {
 	Engine          *Document           `json:"engine,omitempty"`
 	Window          *Window             `json:"window,omitempty"`
 	Approval        bool                `json:"approval,omitempty"` // an operator must agree before it switches
+	Transfer        *Transfer           `json:"transfer,omitempty"` // how to fetch it
 }
 
 // Documents lists the releases of the set: models by alias, then the policy,
@@ -64,8 +65,9 @@ func (w Want) Digest() string {
 		Engine *Document
 		Window *Window
 		// Left out when not set: the digests of earlier wants are stored.
-		Approval bool `json:",omitempty"`
-	}{w.Models, w.Policy, w.Engine, w.Window, w.Approval}
+		Approval bool      `json:",omitempty"`
+		Transfer *Transfer `json:",omitempty"`
+	}{w.Models, w.Policy, w.Engine, w.Window, w.Approval, w.Transfer}
 	if len(content.Models) == 0 {
 		content.Models = nil
 	}

@@ -16,6 +16,24 @@ type Window struct {
 	Until string   `json:"until"`          // "04:30", excluded
 }
 
+// Transfer bounds how a device fetches what it is assigned; what its own
+// configuration says holds beside it.
+type Transfer struct {
+	Rate   int64   `json:"rate,omitempty"`   // bytes a second; 0: as fast as it can
+	Window *Window `json:"window,omitempty"` // when to fetch, in the device's local time; none: at any time
+}
+
+// Validate reports the first thing that is wrong with it.
+func (t Transfer) Validate() error {
+	if t.Rate < 0 || t.Rate > 1<<50 {
+		return fmt.Errorf("a transfer rate of %d bytes a second makes no sense", t.Rate)
+	}
+	if t.Window != nil {
+		return t.Window.Validate()
+	}
+	return nil
+}
+
 var days = []string{"sun", "mon", "tue", "wed", "thu", "fri", "sat"}
 
 // Validate reports the first thing that is wrong with the window.

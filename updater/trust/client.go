@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"slices"
 	"sync"
 	"time"
 
@@ -246,8 +245,7 @@ func (c *Client) resolve(ctx context.Context, src Source, director, catalog *rep
 		if err != nil {
 			return release.Want{}, nil, err
 		}
-		// The mark stays where it is: a policy below it goes on to allow this device only.
-		if mark := c.keeper.marks().Installed[installedKey(doc.Kind, doc.Name)]; doc.Version < mark && !slices.Contains(a.Older, path) {
+		if mark := c.keeper.marks().Installed[installedKey(doc.Kind, doc.Name)]; doc.Version < mark {
 			return release.Want{}, nil, refuse(Rollback, path, "version %d is older than %s@%d, which this device has", doc.Version, doc.Name, mark)
 		}
 		docs[path] = doc
@@ -260,6 +258,7 @@ func (c *Client) resolve(ctx context.Context, src Source, director, catalog *rep
 		CatalogVersion:  catalog.trusted.Snapshot.Signed.Version,
 		Window:          a.Window,
 		Approval:        a.Approval,
+		Transfer:        a.Transfer,
 	}
 	if len(a.Models) > 0 {
 		want.Models = make(map[string]release.Document, len(a.Models))

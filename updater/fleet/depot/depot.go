@@ -178,7 +178,7 @@ func intake(c chan<- mqtt.Message) func(mqtt.Message) bool {
 }
 
 func (s *server) info() []byte {
-	b, _ := json.Marshal(mqtt.Info{V: 1, FrameMax: s.frame, WindowMax: max(s.cfg.WindowMax, s.frame), Epoch: s.epoch, Cast: []string{}}) // plain fields cannot fail
+	b, _ := json.Marshal(mqtt.Info{V: 1, FrameMax: s.frame, WindowMax: max(s.cfg.WindowMax, s.frame), Epoch: s.epoch, Cast: []mqtt.Cast{}}) // plain fields cannot fail
 	return b
 }
 

@@ -1,6 +1,7 @@
 package wire
 
 import (
+	"encoding/hex"
 	"fmt"
 	"strings"
 )
@@ -68,6 +69,22 @@ func (t Topics) Requests(depot string) string { return t.root() + "p/" + depot +
 // Probe is where a depot sends frames to itself to find out what the broker lets through.
 func (t Topics) Probe(depot string) string { return t.root() + "p/" + depot + "/probe" }
 
+// Cast carries one stream of a blob for every device that may have it. id is the
+// first half of the blob's SHA-256. Only the depot may write it, and only devices
+// whose set names the blob may read it: the broker's access list is the one guard.
+func (t Topics) Cast(id [16]byte) string {
+	return t.root() + "b/" + hex.EncodeToString(id[:]) + "/cast"
+}
+
+// Feedback carries what the device says of a cast that it listens to. A device
+// may write its own, whatever the blob; only the depot reads it.
+func (t Topics) Feedback(id [16]byte) string {
+	return t.root() + "b/" + hex.EncodeToString(id[:]) + "/fb/" + t.Device
+}
+
+// Feedbacks is the filter of a depot for the feedback of every device on every cast.
+func (t Topics) Feedbacks() string { return t.root() + "b/+/fb/+" }
+
 // AnyDevice is the filter for one leaf ("state", "event", "online") of every device.
 func (t Topics) AnyDevice(leaf string) string { return t.root() + "d/+/" + leaf }
 
@@ -83,6 +100,8 @@ func (t Topics) DeviceOf(topic string) (string, bool) {
 	case len(p) == 3 && p[0] == "d":
 		return p[1], CheckID(p[1]) == nil
 	case len(p) == 4 && p[0] == "p" && p[2] == "req":
+		return p[3], CheckID(p[3]) == nil
+	case len(p) == 4 && p[0] == "b" && p[2] == "fb":
 		return p[3], CheckID(p[3]) == nil
 	}
 	return "", false
