@@ -118,23 +118,9 @@ func enrolment(cfg Config) string {
 
 // restore verifies the stored metadata and loads the settled want.
 func (c *Client) restore() error {
-	reference := c.reference()
-	catalog, director := c.walk(Catalog, nil), c.walk(Director, nil)
-	if err := catalog.begin(c.config.CatalogRoot, reference); err != nil {
+	versions, err := c.look(c.reference())
+	if err != nil {
 		return err
-	}
-	if err := director.begin(c.config.DirectorRoot, reference); err != nil {
-		return err
-	}
-	for _, r := range []*repository{catalog, director} {
-		r.loadStoredTimestamp()
-		if r.trusted.Timestamp == nil {
-			continue
-		}
-		// Expired or incomplete: then there is less to show, nothing more.
-		if err := r.loadStored(); err != nil {
-			c.log.Info("stored metadata is not current", "repository", r.name, "error", err)
-		}
 	}
 	stored, found, err := c.vault.want()
 	if err != nil {
@@ -142,7 +128,7 @@ func (c *Client) restore() error {
 	}
 	c.seen.Lock()
 	defer c.seen.Unlock()
-	c.versions = c.describe(catalog, director, reference)
+	c.versions = versions
 	if found && stored.Enrolment == c.enrolled {
 		c.versions.Stale = c.putBack(stored.Want)
 		if !c.versions.Stale {
@@ -150,6 +136,31 @@ func (c *Client) restore() error {
 		}
 	}
 	return nil
+}
+
+// look verifies what is stored and says what it is. It needs no source: whoever
+// lets nothing through must not hide that what the device holds has expired.
+func (c *Client) look(reference time.Time) (Versions, error) {
+	catalog, director := c.walk(Catalog, nil), c.walk(Director, nil)
+	for r, enrolled := range map[*repository][]byte{catalog: c.config.CatalogRoot, director: c.config.DirectorRoot} {
+		if err := r.begin(enrolled, reference); err != nil {
+			return Versions{}, err
+		}
+		r.loadStoredTimestamp()
+		if r.trusted.Timestamp == nil {
+			continue
+		}
+		// Expired or incomplete: then there is less to show, nothing more.
+		if err := r.loadStored(); err != nil {
+			c.log.Debug("stored metadata is not current", "repository", r.name, "error", err)
+		}
+	}
+	return Versions{
+		Catalog:   catalog.versions(),
+		Director:  director.versions(),
+		Counter:   c.keeper.marks().Counter,
+		Reference: reference,
+	}, nil
 }
 
 // putBack says whether the database is an older copy of itself: both the want
@@ -184,10 +195,12 @@ func (c *Client) Refresh(ctx context.Context, src Source) (release.Want, error) 
 			return release.Want{}, err
 		}
 	}
+	versions, lookErr := c.look(reference)
 	c.seen.Lock()
 	defer c.seen.Unlock()
-	if director.trusted != nil && catalog.trusted != nil {
-		c.versions = c.describe(catalog, director, reference)
+	if lookErr == nil {
+		versions.Stale = c.versions.Stale && err != nil
+		c.versions = versions
 	}
 	if err != nil {
 		if r, ok := errors.AsType[*Refusal](err); ok {
@@ -334,15 +347,6 @@ func (r *repository) loadStored() error {
 		return err
 	}
 	return r.loadRole(ctx, metadata.TARGETS, metadata.ROOT)
-}
-
-func (c *Client) describe(catalog, director *repository, reference time.Time) Versions {
-	return Versions{
-		Catalog:   catalog.versions(),
-		Director:  director.versions(),
-		Counter:   c.keeper.marks().Counter,
-		Reference: reference,
-	}
 }
 
 func (r *repository) versions() RepoVersions {

@@ -1,8 +1,11 @@
 package trust
 
 import (
+	"errors"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
 )
 
 func TestExpiredTimestampFreezesButWhatRunsGoesOn(t *testing.T) {
@@ -161,5 +164,32 @@ func TestUnsynchronisedClockDoesNotRaiseTheMark(t *testing.T) {
 	d.refresh()
 	if d.keeper.now.Sequence != sequence {
 		t.Error("a refresh that brought nothing new wrote the slot files")
+	}
+}
+
+// TestSilenceExpiresToo: whoever lets nothing through must not keep the device
+// from noticing that what it holds has expired.
+func TestSilenceExpiresToo(t *testing.T) {
+	silent := errors.New("no answer")
+	for _, from := range []string{"director/2.root.json", "director/timestamp.json", "catalog/2.root.json", "catalog/timestamp.json"} {
+		s := newSim(t)
+		d := newDevice(t, s)
+		d.refreshAndInstall()
+		before := d.Versions()
+		s.override[from] = func(int64) ([]byte, error) { return nil, silent }
+		look := func() Versions {
+			t.Helper()
+			if want, err := d.Refresh(t.Context(), s); err == nil {
+				t.Fatalf("%s: got %v from a silent source", from, want)
+			}
+			return d.Versions()
+		}
+		if diff := cmp.Diff(before, look()); diff != "" {
+			t.Errorf("%s is silent, and the versions change (-before +after):\n%s", from, diff)
+		}
+		d.now = d.now.AddDate(0, 0, 8)
+		if v := look(); !v.Catalog.Expired || !v.Director.Expired || v.Director.Timestamp != before.Director.Timestamp {
+			t.Errorf("%s is silent for eight days: got %+v, want both expired", from, v)
+		}
 	}
 }

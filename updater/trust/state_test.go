@@ -192,6 +192,9 @@ func TestDatabasePutBackToYesterdayIsStale(t *testing.T) {
 	if want, ok := d.Current(); ok || !d.Versions().Stale {
 		t.Errorf("got %v, stale %v; want nothing current from yesterday's database", want, d.Versions().Stale)
 	}
+	if _, err := d.Refresh(t.Context(), sourceFunc(func(context.Context, Repo, string, int64) ([]byte, error) { return nil, errors.New("no answer") })); err == nil || !d.Versions().Stale {
+		t.Errorf("got %v, stale %v; want a set that stays stale until a refresh succeeds", err, d.Versions().Stale)
+	}
 	if want := d.refresh(); want.Counter != 4 || d.Versions().Stale {
 		t.Errorf("got counter %d, stale %v; want 4", want.Counter, d.Versions().Stale)
 	}
