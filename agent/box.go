@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"path/filepath"
 	"sync/atomic"
 	"time"
 
@@ -19,6 +20,7 @@ import (
 	"github.com/bothy-edge/bothy/updater/content"
 	"github.com/bothy-edge/bothy/updater/release"
 	"github.com/bothy-edge/bothy/updater/trust"
+	"github.com/bothy-edge/bothy/updater/view"
 )
 
 // upkeepEvery is the pause between looks at the health; snapshotEvery between copies of the store.
@@ -40,6 +42,7 @@ type box struct {
 	dbReport   store.Report
 	audit      *audit.Log
 	artifacts  *content.Store
+	views      *view.Store
 	policies   *policies
 	supervisor *runtime.Supervisor
 	engines    *engines
@@ -104,7 +107,8 @@ func (b *box) openStore(ctx context.Context) error {
 		return err
 	}
 	b.closing("artifacts", b.artifacts.Close)
-	return nil
+	b.views, err = view.Open(b.path(filepath.Join("artifacts", "views")))
+	return err
 }
 
 func (b *box) openRuntime(context.Context) error {
@@ -121,7 +125,7 @@ func (b *box) openRuntime(context.Context) error {
 		defer cancel()
 		return b.supervisor.Close(ctx)
 	})
-	b.engines = newEngines(b.supervisor, kinds, usual, b.o.Config.Engines.Threads)
+	b.engines = &engines{supervisor: b.supervisor, kinds: kinds, usual: usual, threads: b.o.Config.Engines.Threads, views: b.views, damaged: b.dropDamaged}
 	b.gpu = gpu.New(gpu.Config{RuntimeDir: b.o.Config.Runtime, Log: b.log})
 	return nil
 }
@@ -168,7 +172,7 @@ func (b *box) openFleet(context.Context) error {
 func (b *box) openUpdater(context.Context) error {
 	c := updater.Config{
 		DB: b.db, Engines: b.engines, Policies: b.policies, Log: b.log,
-		Trust: unenrolled{}, Fetcher: fetcher{store: b.artifacts},
+		Trust: unenrolled{}, Fetcher: fetcher{store: b.artifacts, views: b.views},
 		PutBack: b.dbReport.Restored != "", Preflight: b.preflight, Provenance: b.policies.provenance, Healthy: b.healthy,
 		Govern: func(t *release.Transfer) { b.flow.Govern(t) }, WatchFor: time.Duration(b.o.Config.Updates.Watch),
 	}
@@ -179,7 +183,7 @@ func (b *box) openUpdater(context.Context) error {
 	if err := b.openSupply(); err != nil {
 		return err
 	}
-	c.Fetcher = fetcher{b.artifacts, b.supply.sources()}
+	c.Fetcher = fetcher{b.artifacts, b.views, b.supply.sources()}
 	if len(b.supply.offers) > 0 {
 		c.Trust = offering{client: b.trust, others: b.supply.offers, log: b.log}
 	}

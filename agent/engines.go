@@ -3,15 +3,16 @@ package agent
 import (
 	"context"
 	"errors"
-	"fmt"
 	"os/exec"
 	"reflect"
 	"sync"
 
 	"github.com/bothy-edge/bothy/agent/store"
 	"github.com/bothy-edge/bothy/runtime"
+	"github.com/bothy-edge/bothy/updater"
 	"github.com/bothy-edge/bothy/updater/accept"
 	"github.com/bothy-edge/bothy/updater/release"
+	"github.com/bothy-edge/bothy/updater/view"
 )
 
 // The kinds of engine, as releases name them.
@@ -29,8 +30,8 @@ func adapters(c EngineConfig, self string) (all map[string]runtime.Adapter, usua
 	if llama == "" {
 		llama, _ = exec.LookPath(engineLlama) // not installed is normal: the embedded engine serves
 	}
+	all[engineLlama] = runtime.LlamaServer{Binary: llama} // without a binary it still runs those of engine releases
 	if llama != "" {
-		all[engineLlama] = runtime.LlamaServer{Binary: llama}
 		usual = engineLlama
 	}
 	if c.Command.Path != "" {
@@ -45,34 +46,21 @@ type engines struct {
 	kinds      map[string]runtime.Adapter
 	usual      string // kind of a release that names none
 	threads    int
+	views      *view.Store
+	// damaged is told of an artifact that is not what its release names, by its digest.
+	damaged func(sha256 string)
 }
 
-func newEngines(s *runtime.Supervisor, kinds map[string]runtime.Adapter, usual string, threads int) *engines {
-	return &engines{supervisor: s, kinds: kinds, usual: usual, threads: threads}
-}
-
-// spec is what a release becomes on this box.
-func (e *engines) spec(alias string, doc release.Document, files []string) (runtime.Spec, error) {
-	kind := doc.Engine.Kind
-	if kind == "" {
-		kind = e.usual
-	}
-	if _, ok := e.kinds[kind]; !ok {
-		return runtime.Spec{}, fmt.Errorf("cannot run %s: it asks for the engine %q, which is not installed on this box", doc.ID(), kind)
-	}
-	threads := doc.Engine.Threads
-	if e.threads > 0 && (threads == 0 || threads > e.threads) {
-		threads = e.threads
-	}
-	return runtime.Spec{
-		Alias: alias, Release: doc.ID(), Engine: kind, Files: files,
-		Context: doc.Engine.Context, Slots: doc.Engine.Slots, Threads: threads, Flags: doc.Engine.Flags,
-	}, nil
+// has says that this box itself has an engine of the kind.
+func (e *engines) has(kind string) bool {
+	a := e.kinds[kind]
+	llama, ok := a.(runtime.LlamaServer)
+	return a != nil && (!ok || llama.Binary != "")
 }
 
 // Prepare starts a candidate beside what runs and returns once it answers.
-func (e *engines) Prepare(ctx context.Context, alias string, doc release.Document, files []string) (uint64, error) {
-	spec, err := e.spec(alias, doc, files)
+func (e *engines) Prepare(ctx context.Context, alias string, by updater.Served) (uint64, error) {
+	spec, err := e.placed(alias, by)
 	if err != nil {
 		return 0, err
 	}
@@ -99,12 +87,12 @@ func (e *engines) Discard(ctx context.Context, generation uint64) error {
 	return e.supervisor.Discard(ctx, generation)
 }
 
-// Restore makes doc what the alias runs, whatever runs now; nil runs nothing.
-func (e *engines) Restore(ctx context.Context, alias string, doc *release.Document, files []string) error {
-	if doc == nil {
+// Restore makes the alias served by this, whatever serves it now; nil runs nothing.
+func (e *engines) Restore(ctx context.Context, alias string, by *updater.Served) error {
+	if by == nil {
 		return e.supervisor.Stop(ctx, alias)
 	}
-	spec, err := e.spec(alias, *doc, files)
+	spec, err := e.placed(alias, *by)
 	if err != nil {
 		return err
 	}

@@ -130,7 +130,7 @@ func TestTheBoxBoundsWhatAReleaseAsksFor(t *testing.T) {
 	if len(kinds) != 3 || usual != engineLlama {
 		t.Fatalf("got %d kinds, usually %q, want all three and llama-server", len(kinds), usual)
 	}
-	e := newEngines(nil, kinds, usual, 2)
+	e := &engines{kinds: kinds, usual: usual, threads: 2}
 	for _, c := range []struct {
 		engine  release.EngineSpec
 		kind    string
@@ -140,7 +140,7 @@ func TestTheBoxBoundsWhatAReleaseAsksFor(t *testing.T) {
 		{release.EngineSpec{Threads: 1, Kind: engineEmbedded}, engineEmbedded, 1},
 		{release.EngineSpec{Threads: 64}, engineLlama, 2},
 	} {
-		spec, err := e.spec("a", release.Document{Name: "m", Version: 1, Engine: c.engine}, []string{"/m"})
+		spec, err := e.spec("a", release.Document{Name: "m", Version: 1, Engine: c.engine}, nil)
 		if err != nil || spec.Engine != c.kind || spec.Threads != c.threads {
 			t.Errorf("%+v: got %q with %d threads, %v; want %q with %d", c.engine, spec.Engine, spec.Threads, err, c.kind, c.threads)
 		}
@@ -153,16 +153,14 @@ func TestTheBoxBoundsWhatAReleaseAsksFor(t *testing.T) {
 
 func TestAReleaseIsHeldAgainstTheBox(t *testing.T) {
 	kinds, usual := adapters(EngineConfig{}, "/bothy")
-	b := &box{o: Options{Version: "v1.4.0"}, engines: newEngines(nil, kinds, usual, 0)}
+	b := &box{o: Options{Version: "v1.4.0"}, engines: &engines{kinds: kinds, usual: usual}}
 	for _, c := range []struct {
 		need release.Requirements
 		want string
 	}{
-		{release.Requirements{Agent: "1.4.0", Engine: engineEmbedded, MemoryBytes: 10}, ""},
+		{release.Requirements{Agent: "1.4.0", MemoryBytes: 10}, ""},
 		{release.Requirements{MemoryBytes: 2000}, "requires 2.0 KiB of memory, this box has 1000 B"},
 		{release.Requirements{Agent: "1.10.0"}, "upgrade the package first"},
-		{release.Requirements{Engine: "vllm"}, "not installed"},
-		{release.Requirements{EngineVersion: "1"}, "cannot tell versions of engines"},
 	} {
 		err := b.meets(release.Document{Requires: c.need}, 1000)
 		if (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
@@ -179,7 +177,7 @@ func TestRestoreStartsWhatIsAbsentAndLeavesWhatRuns(t *testing.T) {
 	kinds, usual := adapters(EngineConfig{}, parts.Bothy(t))
 	s := runtime.New(runtime.Config{Dir: parts.SocketDir(t), Adapters: kinds})
 	defer s.Close(t.Context())
-	e := newEngines(s, kinds, usual, 1)
+	e := &engines{supervisor: s, kinds: kinds, usual: usual, threads: 1}
 	model := []string{parts.Model(t, "mote-chat-q8_0.gguf")}
 	one, two := release.Document{Name: "mote", Version: 1}, release.Document{Name: "mote", Version: 2}
 	generation := func() uint64 {
@@ -191,7 +189,11 @@ func TestRestoreStartsWhatIsAbsentAndLeavesWhatRuns(t *testing.T) {
 	}
 	restore := func(doc *release.Document) {
 		t.Helper()
-		if err := e.Restore(t.Context(), "m", doc, model); err != nil {
+		var by *updater.Served
+		if doc != nil {
+			by = &updater.Served{Model: updater.Held{Document: *doc, Files: model}}
+		}
+		if err := e.Restore(t.Context(), "m", by); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -215,11 +217,12 @@ func TestRestoreRecallsWhatStillAnswers(t *testing.T) {
 	kinds, _ := adapters(EngineConfig{}, parts.Bothy(t))
 	s := runtime.New(runtime.Config{Dir: parts.SocketDir(t), Adapters: kinds})
 	defer s.Close(t.Context())
-	e := newEngines(s, kinds, engineEmbedded, 1)
+	e := &engines{supervisor: s, kinds: kinds, usual: engineEmbedded, threads: 1}
 	model := []string{parts.Model(t, "mote-chat-q8_0.gguf")}
 	restore := func(version uint64) {
 		t.Helper()
-		if err := e.Restore(t.Context(), "m", &release.Document{Name: "mote", Version: version}, model); err != nil {
+		by := updater.Served{Model: updater.Held{Document: release.Document{Name: "mote", Version: version}, Files: model}}
+		if err := e.Restore(t.Context(), "m", &by); err != nil {
 			t.Fatal(err)
 		}
 	}

@@ -19,6 +19,7 @@ import (
 	"github.com/bothy-edge/bothy/updater/mqtt/wire"
 	"github.com/bothy-edge/bothy/updater/release"
 	"github.com/bothy-edge/bothy/updater/trust"
+	"github.com/bothy-edge/bothy/updater/view"
 )
 
 // link is the device's side of the fleet's broker: offers come in, reports go out.
@@ -231,6 +232,7 @@ func (l *link) status() BrokerStatus {
 // fetcher gives the updater its artifacts.
 type fetcher struct {
 	store   *content.Store
+	views   *view.Store
 	sources []content.Source
 }
 
@@ -247,11 +249,16 @@ func (f fetcher) Have(file release.File) (string, bool) {
 // Takes is how many bytes of disk a fetch of the file would still take.
 func (f fetcher) Takes(file release.File) int64 { return max(0, file.Size-f.store.Taken(file.SHA256)) }
 
-// Keep removes every artifact that is not named.
-func (f fetcher) Keep(ctx context.Context, files []release.File) error {
+// Keep removes every view and every artifact that these releases do not need.
+func (f fetcher) Keep(ctx context.Context, docs []release.Document) error {
+	if err := f.views.Keep(docs); err != nil {
+		return err
+	}
 	wanted := map[string]bool{}
-	for _, file := range files {
-		wanted[file.SHA256] = true
+	for _, d := range docs {
+		for _, file := range d.Files {
+			wanted[file.SHA256] = true
+		}
 	}
 	have, err := f.store.List()
 	if err != nil {

@@ -63,11 +63,12 @@ func (noBroker) Refresh(context.Context) (release.Want, error) {
 }
 
 // preflight says why a want cannot be installed on this box.
-func (b *box) preflight(_ context.Context, want release.Want, need int64) error {
+func (b *box) preflight(ctx context.Context, want release.Want, need int64) error {
 	free, err := b.artifacts.Free()
 	if err != nil {
 		return err
 	}
+	need += programBytes(want)
 	if need+diskReserve > free {
 		return fmt.Errorf("%w: the update needs %s and %s stay in reserve, %s are free at %s",
 			updater.ErrWait, humanize.IBytes(uint64(need)), humanize.IBytes(diskReserve), humanize.IBytes(uint64(max(free, 0))), b.path("artifacts"))
@@ -75,28 +76,36 @@ func (b *box) preflight(_ context.Context, want release.Want, need int64) error 
 	before := ailing(b.supervisor.Status())
 	b.ailing.Store(&before)
 	host := hostStatus(b.o.Config.State)
+	if err := b.admits(want, host.MemoryTotal); err != nil {
+		return err
+	}
 	for alias, doc := range want.Models {
-		if _, err := b.engines.spec(alias, doc, nil); err != nil {
-			return err
+		if err := b.engines.runnable(alias, want); err != nil {
+			return fmt.Errorf("cannot run %s: %w", doc.ID(), err)
 		}
-		if err := b.meets(doc, host.MemoryTotal); err != nil {
+		if err := errors.Join(b.meets(doc, host.MemoryTotal), b.meetsEngine(ctx, alias, want)); err != nil {
 			return fmt.Errorf("cannot run %s: %w", doc.ID(), err)
 		}
 	}
 	return nil
 }
 
-// meets says which requirement of a release this box does not meet.
+// admits says why the engine release of a want cannot run on this box.
+func (b *box) admits(want release.Want, memory uint64) error {
+	if want.Engine == nil {
+		return nil
+	}
+	if err := errors.Join(b.engines.admits(*want.Engine), b.meets(*want.Engine, memory)); err != nil {
+		return fmt.Errorf("cannot run engine release %s: %w", want.Engine.ID(), err)
+	}
+	return nil
+}
+
+// meets says which requirement of a release this box does not meet, those about engines left out.
 func (b *box) meets(doc release.Document, memory uint64) error {
 	r := doc.Requires
 	if uint64(r.MemoryBytes) > memory {
 		return fmt.Errorf("it requires %s of memory, this box has %s", humanize.IBytes(uint64(r.MemoryBytes)), humanize.IBytes(memory))
-	}
-	if r.Engine != "" && b.engines.kinds[r.Engine] == nil {
-		return fmt.Errorf("it requires the engine %q, which is not installed on this box", r.Engine)
-	}
-	if r.EngineVersion != "" {
-		return fmt.Errorf("it requires version %s of its engine, and this agent cannot tell versions of engines", r.EngineVersion)
 	}
 	mine := "v" + strings.TrimPrefix(b.o.Version, "v")
 	// A build without a release number is a developer's and newer than any release.
@@ -111,7 +120,7 @@ func (b *box) meets(doc release.Document, memory uint64) error {
 func (b *box) healthy(context.Context) error {
 	was := b.ailing.Load()
 	for alias, a := range ailing(b.supervisor.Status()) {
-		if was != nil && (*was)[alias].release == a.release {
+		if was != nil && (*was)[alias].release == a.release && (*was)[alias].engine == a.engine {
 			continue
 		}
 		return fmt.Errorf("the engine of %q is %s: %s", alias, a.phase, a.cause)
@@ -122,6 +131,7 @@ func (b *box) healthy(context.Context) error {
 // ailment is a model that does not serve.
 type ailment struct {
 	release string
+	engine  string // its engine release; empty: the box's own engine
 	phase   runtime.Phase
 	cause   string
 }
@@ -135,7 +145,7 @@ func ailing(all []runtime.AliasStatus) map[string]ailment {
 		}
 		a := ailment{phase: m.Phase, cause: m.Error}
 		if m.Spec != nil {
-			a.release = m.Spec.Release
+			a.release, a.engine = m.Spec.Release, m.Spec.EngineRelease()
 		}
 		out[m.Alias] = a
 	}

@@ -16,6 +16,9 @@ func (e Embedded) Command(spec Spec, socket string) (Command, error) {
 	if len(spec.Files) != 1 {
 		return Command{}, fmt.Errorf("the embedded engine takes one model file, the release names %d", len(spec.Files))
 	}
+	if err := spec.plain("the embedded engine"); err != nil {
+		return Command{}, err
+	}
 	if _, err := (flagList{}).args("the embedded engine", spec.Flags); err != nil {
 		return Command{}, err
 	}

@@ -43,7 +43,7 @@ func (g *generation) status() *GenerationStatus {
 		return nil
 	}
 	return &GenerationStatus{
-		Generation: g.number, Release: g.spec.Release, Engine: g.spec.Engine, Phase: g.phase,
+		Generation: g.number, Release: g.spec.Release, Engine: g.spec.Engine, Program: g.spec.EngineRelease(), Phase: g.phase,
 		PID: g.pid, Leases: int(g.leases.Load()), Started: g.started, Ready: g.ready,
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"io"
 	"math/bits"
 	"os"
+	"slices"
 
 	"github.com/shirou/gopsutil/v3/mem"
 
@@ -175,14 +176,46 @@ func fits(n Need, free, total uint64) error {
 		n, size(total), size(free), size(hostReserve))
 }
 
-// FitsHost is a Config.Fit that holds a spec's GGUF file against the host's free memory. What cannot be sized passes:
+// needOf is the need of all files of a spec. The header of the first describes the model; the others add their tensors.
+func needOf(spec Spec) (Need, error) {
+	first := Estimate
+	if spec.Engine == embeddedEngine {
+		first = EstimateEmbedded
+	}
+	e, err := first(spec.Files[0], spec.Context, spec.slots())
+	if err != nil {
+		return e, err
+	}
+	more := slices.Concat(spec.Files[1:], spec.Adapters)
+	if spec.Projector != "" {
+		more = append(more, spec.Projector)
+	}
+	for _, path := range more {
+		n, err := tensorBytes(path)
+		if err != nil {
+			return e, fmt.Errorf("cannot estimate memory of %s: %w", path, err)
+		}
+		e.Weights += n
+	}
+	return e, nil
+}
+
+func tensorBytes(path string) (uint64, error) {
+	f, err := gguf.Open(path)
+	if err != nil {
+		return 0, err
+	}
+	var sum uint64
+	for _, t := range f.Tensors {
+		sum += uint64(len(t.Data))
+	}
+	return sum, f.Close()
+}
+
+// FitsHost is a Config.Fit that holds a spec's GGUF files against the host's free memory. What cannot be sized passes:
 // other formats, and number formats that a newer engine may know.
 func FitsHost(spec Spec) error {
-	size := Estimate
-	if spec.Engine == embeddedEngine {
-		size = EstimateEmbedded
-	}
-	e, err := size(spec.Files[0], spec.Context, spec.slots())
+	e, err := needOf(spec)
 	if errors.Is(err, gguf.ErrType) || errors.Is(err, gguf.ErrFormat) && !isGGUF(spec.Files[0]) {
 		return nil // the engine knows what it takes
 	}

@@ -56,6 +56,7 @@ type GenerationStatus struct {
 	Generation uint64    `json:"generation"`
 	Release    string    `json:"release,omitempty"`
 	Engine     string    `json:"engine"`
+	Program    string    `json:"program,omitempty"` // the engine release; empty: the box's own engine
 	Phase      Phase     `json:"phase"`
 	PID        int       `json:"pid,omitempty"`
 	Leases     int       `json:"leases"`

@@ -10,8 +10,8 @@ import (
 
 // Template runs any server of the OpenAI API by a command line from root-owned configuration, never from a release.
 //
-// These words are replaced wherever they stand in an argument: {socket}, {model} (the first file), {alias},
-// {context} (tokens a request), {slots}, {threads}. There is no shell, so a value cannot become an argument of its own.
+// These words are replaced wherever they stand in an argument: {socket}, {model} (the first file), {folder} (the one
+// that it lies in, with the other files of the release in their places), {alias}, {context} (tokens a request), {slots}, {threads}. There is no shell, so a value cannot become an argument of its own.
 type Template struct {
 	Path   string // absolute
 	Args   []string
@@ -25,11 +25,14 @@ func (t Template) Command(spec Spec, socket string) (Command, error) {
 	if !filepath.IsAbs(t.Path) {
 		return Command{}, fmt.Errorf("the command %q is not an absolute path", t.Path)
 	}
+	if err := spec.plain("a configured command"); err != nil {
+		return Command{}, err
+	}
 	if _, err := (flagList{}).args("a configured command", spec.Flags); err != nil {
 		return Command{}, err
 	}
 	words := strings.NewReplacer(
-		"{socket}", socket, "{model}", spec.Files[0], "{alias}", spec.Alias, "{context}", strconv.Itoa(spec.Context),
+		"{socket}", socket, "{model}", spec.Files[0], "{folder}", filepath.Dir(spec.Files[0]), "{alias}", spec.Alias, "{context}", strconv.Itoa(spec.Context),
 		"{slots}", strconv.Itoa(spec.slots()), "{threads}", strconv.Itoa(spec.Threads),
 	)
 	args := make([]string, len(t.Args))

@@ -126,23 +126,20 @@ func (u *Updater) raiseMarks() {
 	}
 }
 
-// collect removes artifacts that neither what runs, nor what ran before it, nor
-// a policy that still narrows needs. It waits for a want that was heard in this
+// collect removes what neither what runs, nor what ran before it, nor a policy
+// that still narrows needs. It waits for a want that was heard in this
 // process: after the loss of the store what lies on the disk is all there is.
 func (u *Updater) collect(ctx context.Context) {
 	u.collectDue = false
-	files := filesOf(u.running.Want)
+	docs := append(u.running.Want.Documents(), u.running.Narrowing...)
 	if u.running.Previous != nil {
-		files = append(files, filesOf(*u.running.Previous)...)
-	}
-	for _, d := range u.running.Narrowing {
-		files = append(files, d.Files...)
+		docs = append(docs, u.running.Previous.Documents()...)
 	}
 	if u.change != nil {
-		files = append(files, filesOf(u.change.Want)...)
+		docs = append(docs, u.change.Want.Documents()...)
 	}
 	fetcher := u.cfg.Fetcher
-	u.work(ctx, actCollect, func(ctx context.Context) (uint64, error) { return 0, fetcher.Keep(ctx, files) })
+	u.work(ctx, actCollect, func(ctx context.Context) (uint64, error) { return 0, fetcher.Keep(ctx, docs) })
 }
 
 // wantsSpace says that a change waits for room and what an earlier one left may

@@ -21,20 +21,56 @@ const (
 	stateNarrowed = "chat=mote@1 gone=old@1 policy=plant@1+plant@2"
 )
 
+// move is a change from one set to another, and what the box is with each.
+type move struct {
+	before, after string // as a want writes itself
+	old, new      string
+}
+
+// narrowed is the box on the old set under both policies.
+func (m move) narrowed() string { return m.old + "+plant@2" }
+
+// plainMove changes models and the policy, engineMove the engine as well: one
+// model changes with it, the other stays and gets a new engine all the same.
+func plainMove() move { return move{before, after, stateBefore, stateAfter} }
+func engineMove() move {
+	return move{
+		"chat=mote@1 stays=rock@1 policy=plant@1 engine=llama@1", "chat=mote@2 stays=rock@1 policy=plant@2 engine=llama@2",
+		"chat=mote@1/llama@1 stays=rock@1/llama@1 policy=plant@1", "chat=mote@2/llama@2 stays=rock@1/llama@2 policy=plant@2",
+	}
+}
+
 // scenario is a change whose every fault point is crashed.
 type scenario struct {
-	name  string
-	setUp func(*world)
-	state State  // its end
-	want  string // what the box is then
+	name string
+	move
+	breaks string // an act that fails; empty: none
+	state  State  // its end
+}
+
+// want is what the box is in the end.
+func (sc scenario) want() string {
+	if sc.state == Committed {
+		return sc.new
+	}
+	return sc.narrowed()
+}
+
+func (sc scenario) setUp(w *world) {
+	if sc.breaks != "" {
+		w.breakAct(sc.breaks, errBroken)
+	}
 }
 
 func scenarios() []scenario {
 	return []scenario{
-		{"commits", func(*world) {}, Committed, stateAfter},
-		{"acceptance fails", func(w *world) { w.breakAct("probe embed=gist@1", errBroken) }, Undone, stateNarrowed},
-		{"second switch fails", func(w *world) { w.breakAct("switch embed=gist@1", errBroken) }, Undone, stateNarrowed},
-		{"policy does not activate", func(w *world) { w.breakAct("activate plant@2", errBroken) }, Undone, stateNarrowed},
+		{"commits", plainMove(), "", Committed},
+		{"acceptance fails", plainMove(), "probe embed=gist@1", Undone},
+		{"second switch fails", plainMove(), "switch embed=gist@1", Undone},
+		{"policy does not activate", plainMove(), "activate plant@2", Undone},
+		{"engine commits", engineMove(), "", Committed},
+		{"new engine fails an old model's acceptance", engineMove(), "probe stays=rock@1/llama@2", Undone},
+		{"second switch to the engine fails", engineMove(), "switch stays=rock@1/llama@2", Undone},
 	}
 }
 
@@ -56,17 +92,17 @@ func points(t *testing.T, sc scenario) []string {
 			return nil
 		}
 	})
-	a.brings(1, before)
+	a.brings(1, sc.before)
 	sc.setUp(w)
 	mu.Lock()
 	recording = true
 	mu.Unlock()
-	c := a.brings(2, after)
+	c := a.brings(2, sc.after)
 	mu.Lock()
 	recording = false
 	mu.Unlock()
-	if c.State != sc.state || w.state() != sc.want {
-		t.Fatalf("got %s, %s without a crash, want %s, %s", c.State, w.state(), sc.state, sc.want)
+	if c.State != sc.state || w.state() != sc.want() {
+		t.Fatalf("got %s, %s without a crash, want %s, %s", c.State, w.state(), sc.state, sc.want())
 	}
 	if err := a.end(); err != nil {
 		t.Fatal(err)
@@ -105,9 +141,9 @@ func crashAt(t *testing.T, sc scenario, n int) {
 			return nil
 		}
 	})
-	a.brings(1, before)
+	a.brings(1, sc.before)
 	sc.setUp(w)
-	w.assign(2, after)
+	w.assign(2, sc.after)
 	left.Store(int64(n))
 	a.Offer()
 	select {
@@ -123,14 +159,14 @@ func crashAt(t *testing.T, sc scenario, n int) {
 
 	a = w.start()
 	synctest.Wait()
-	if !between(w.state()) {
+	if !sc.between(w.state()) {
 		t.Errorf("got %q right after the start, want all old or all new", w.state())
 	}
 	c := a.ended(lastPlanned(a))
-	if c.State != sc.state || w.state() != sc.want {
-		t.Errorf("got %s, %q, want %s, %q; history %s; error %s", c.State, w.state(), sc.state, sc.want, path(c), c.Error)
+	if c.State != sc.state || w.state() != sc.want() {
+		t.Errorf("got %s, %q, want %s, %q; history %s; error %s", c.State, w.state(), sc.state, sc.want(), path(c), c.Error)
 	}
-	if got := a.Current().Want.String(); sc.state == Committed && got != stateAfter || sc.state == Undone && got != stateBefore {
+	if got := a.Current().Want.String(); sc.state == Committed && got != sc.after || sc.state == Undone && got != sc.before {
 		t.Errorf("got %q as what runs", got)
 	}
 	if len(w.candidates) != 0 {
@@ -142,15 +178,12 @@ func crashAt(t *testing.T, sc scenario, n int) {
 }
 
 // between says that a set is wholly old or wholly new; the policies may be narrowed.
-func between(state string) bool {
+func (m move) between(state string) bool {
 	models, policies, _ := strings.Cut(state, " policy=")
-	switch models {
-	case "chat=mote@1 gone=old@1":
+	if old, _, _ := strings.Cut(m.old, " policy="); models == old {
 		return policies == "plant@1" || policies == "plant@1+plant@2" || policies == "plant@2+plant@1"
-	case "chat=mote@2 embed=gist@1":
-		return policies == "plant@2"
 	}
-	return false
+	return state == m.new
 }
 
 // lastPlanned is the change that brings the second set, made before the crash or after it.

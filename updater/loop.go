@@ -167,10 +167,10 @@ func (u *Updater) next(ctx context.Context) (idle bool, err error) {
 	return false, nil
 }
 
-// begin refuses what this version cannot carry out before anything is fetched for it.
+// begin refuses what cannot be carried out before anything is fetched for it.
 func (u *Updater) begin() error {
-	if engine := u.change.Want.Engine; engine != nil {
-		return u.fail(codeUnsupported, fmt.Errorf("cannot install engine release %s: this version of the agent installs models and policies only; assign the device a set without it", engine.ID()))
+	if engine := u.change.Want.Engine; engine != nil && engine.Program == nil {
+		return u.fail(codeUnsupported, fmt.Errorf("cannot install engine release %s: it does not say how it is run; add it anew on the fleet's side and assign that", engine.ID()))
 	}
 	return u.move(Preflight, nil)
 }

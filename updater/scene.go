@@ -119,39 +119,50 @@ func (s scene) policy(doc *release.Document) (Policy, error) {
 	return Policy{Name: doc.Name, Version: doc.Version, Document: body, LocalOnly: s.cfg.BelowMark(*doc)}, nil
 }
 
-// paths answers where a release's files lie, in their order, for an engine: without the signature.
-func (s scene) paths(doc release.Document) ([]string, error) {
-	var paths []string
+// held finds a release's files on this box, but for its maker's signature.
+func (s scene) held(doc release.Document) (Held, error) {
+	h := Held{Document: doc}
 	for _, f := range doc.Content() {
 		path, ok := s.fetcher.Have(f)
 		if !ok {
-			return nil, fmt.Errorf("cannot find %s of release %s (sha256:%.12s) on this box", f.Path, doc.ID(), f.SHA256)
+			return h, fmt.Errorf("cannot find %s of release %s (sha256:%.12s) on this box", f.Path, doc.ID(), f.SHA256)
 		}
-		paths = append(paths, path)
+		h.Files = append(h.Files, path)
 	}
-	return paths, nil
+	return h, nil
+}
+
+// served is what want lets an alias be served by: its model and, where that
+// asks for it, the engine of the same want.
+func (s scene) served(alias string, want release.Want) (Served, error) {
+	model, err := s.held(want.Models[alias])
+	by := Served{Model: model}
+	if doc := want.EngineOf(alias); err == nil && doc != nil {
+		var engine Held
+		engine, err = s.held(*doc)
+		by.Engine = &engine
+	}
+	return by, err
 }
 
 // restoreModel makes alias served as want says; an alias it does not name ends.
 func (s scene) restoreModel(ctx context.Context, alias string, want release.Want) error {
-	doc, ok := want.Models[alias]
-	if !ok {
-		return s.cfg.Engines.Restore(ctx, alias, nil, nil)
+	if _, ok := want.Models[alias]; !ok {
+		return s.cfg.Engines.Restore(ctx, alias, nil)
 	}
-	files, err := s.paths(doc)
+	by, err := s.served(alias, want)
 	if err != nil {
 		return err
 	}
-	return s.cfg.Engines.Restore(ctx, alias, &doc, files)
+	return s.cfg.Engines.Restore(ctx, alias, &by)
 }
 
 func (s scene) doPrepare(ctx context.Context, t Task) (uint64, error) {
-	doc := s.want.Models[t.Alias]
-	files, err := s.paths(doc)
+	by, err := s.served(t.Alias, s.want)
 	if err != nil {
 		return 0, err
 	}
-	return s.cfg.Engines.Prepare(ctx, t.Alias, doc, files)
+	return s.cfg.Engines.Prepare(ctx, t.Alias, by)
 }
 
 func (s scene) undoPrepare(ctx context.Context, t Task) error {
@@ -180,7 +191,7 @@ func (s scene) doSwitch(ctx context.Context, t Task) (uint64, error) {
 }
 
 func (s scene) doRemove(ctx context.Context, t Task) (uint64, error) {
-	return 0, s.cfg.Engines.Restore(ctx, t.Alias, nil, nil)
+	return 0, s.cfg.Engines.Restore(ctx, t.Alias, nil)
 }
 
 func (s scene) undoModel(ctx context.Context, t Task) error {

@@ -47,7 +47,8 @@ func (t Task) label() string {
 	return t.Name + " " + t.Alias
 }
 
-// plan lists the tasks from what runs to the want. Candidates are prepared and
+// plan lists the tasks from what runs to the want. A model that stays gets a
+// new candidate all the same when the engine release that serves it changes. Candidates are prepared and
 // probed before anything that a request could notice; the policies are narrowed
 // to what both allow before the first model switches, and only then widened.
 func plan(running Running, want release.Want) []Task {
@@ -56,7 +57,8 @@ func plan(running Running, want release.Want) []Task {
 	repair := running.repairedBy(want)
 	for _, alias := range slices.Sorted(maps.Keys(want.Models)) {
 		old, served := running.Want.Models[alias]
-		if served && !repair && reflect.DeepEqual(old, want.Models[alias]) {
+		same := reflect.DeepEqual(old, want.Models[alias]) && reflect.DeepEqual(running.Want.EngineOf(alias), want.EngineOf(alias))
+		if served && !repair && same {
 			continue
 		}
 		tasks = append(tasks, Task{Name: taskPrepare, Alias: alias}, Task{Name: taskProbe, Alias: alias})

@@ -50,8 +50,20 @@ type Fetcher interface {
 	// Takes answers how many bytes of disk a fetch of it would still take: none
 	// for one that lies here, and what a fetch that began has taken does not count again.
 	Takes(f release.File) int64
-	// Keep removes every artifact but these.
-	Keep(ctx context.Context, files []release.File) error
+	// Keep removes everything but what these releases need.
+	Keep(ctx context.Context, docs []release.Document) error
+}
+
+// Held is a release whose files lie on this box.
+type Held struct {
+	Document release.Document
+	Files    []string // where its content lies, in the order of the document
+}
+
+// Served is what an alias is served by, of one want.
+type Served struct {
+	Model  Held
+	Engine *Held // the engine release; nil: the engine that the box itself has
 }
 
 // Engines prepares, switches and restores what serves an alias. Every method
@@ -59,16 +71,16 @@ type Fetcher interface {
 // or never did.
 type Engines interface {
 	// Prepare starts a candidate beside what serves and answers its generation once it is ready.
-	Prepare(ctx context.Context, alias string, doc release.Document, files []string) (generation uint64, err error)
+	Prepare(ctx context.Context, alias string, by Served) (generation uint64, err error)
 	// Probe runs the release's acceptance checks on a candidate.
 	Probe(ctx context.Context, generation uint64, checks []release.Check) error
 	// Switch makes the candidate the one that serves alias.
 	Switch(ctx context.Context, alias string, generation uint64) error
 	// Discard ends a candidate; one that is gone or was switched to and replaced is no error.
 	Discard(ctx context.Context, generation uint64) error
-	// Restore makes alias served by this release, whatever serves it now; nil
-	// ends what serves it. It does nothing when that is so already.
-	Restore(ctx context.Context, alias string, doc *release.Document, files []string) error
+	// Restore makes alias served by this, whatever serves it now; nil ends what
+	// serves it. It does nothing when that is so already.
+	Restore(ctx context.Context, alias string, by *Served) error
 }
 
 // Policy is one policy of those in force. Without a Document it is the

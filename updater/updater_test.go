@@ -560,23 +560,6 @@ func TestUndoThatFailsIsTriedAgainThenTold(t *testing.T) {
 	})
 }
 
-func TestEngineReleaseIsNotPretendedToBeInstalled(t *testing.T) {
-	inBubble(t, func(w *world, a *agent) {
-		a.brings(1, before)
-		want := w.assign(2, after)
-		engine := w.release(release.Engine, "llama@1")
-		want.Engine = &engine
-		w.want = want
-		if err := a.Check(context.Background()); err != nil {
-			t.Fatal(err)
-		}
-		c := a.ended(a.newest().ID)
-		expect(t, "end", string(c.State)+" "+c.Code, "failed unsupported")
-		expect(t, "box", w.state(), stateBefore)
-		expect(t, "fetched of it", w.did("fetch llama@1"), 0)
-	})
-}
-
 // elsewhere is a second place to fetch from.
 type elsewhere struct{ *world }
 

@@ -90,19 +90,36 @@ func (w *world) act(ctx context.Context, act string) error {
 	return err
 }
 
-func (w *world) Prepare(ctx context.Context, alias string, doc release.Document, files []string) (uint64, error) {
-	if err := w.act(ctx, "prepare "+alias+"="+doc.ID()); err != nil {
-		return 0, err
+// by names what serves: "mote@1", or "mote@1/llama@2" with an engine release.
+func by(s Served) string {
+	if s.Engine == nil {
+		return s.Model.Document.ID()
+	}
+	return s.Model.Document.ID() + "/" + s.Engine.Document.ID()
+}
+
+// here says that every file of it lies on the box.
+func here(s Served) error {
+	files := s.Model.Files
+	if s.Engine != nil {
+		files = slices.Concat(files, s.Engine.Files)
 	}
 	for _, f := range files {
 		if _, err := os.Stat(f); err != nil {
-			return 0, err
+			return err
 		}
+	}
+	return nil
+}
+
+func (w *world) Prepare(ctx context.Context, alias string, s Served) (uint64, error) {
+	if err := errors.Join(w.act(ctx, "prepare "+alias+"="+by(s)), here(s)); err != nil {
+		return 0, err
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.generation++
-	w.candidates[w.generation] = alias + "=" + doc.ID()
+	w.candidates[w.generation] = alias + "=" + by(s)
 	return w.generation, nil
 }
 
@@ -144,17 +161,18 @@ func (w *world) Discard(ctx context.Context, gen uint64) error {
 	return nil
 }
 
-func (w *world) Restore(ctx context.Context, alias string, doc *release.Document, files []string) error {
+func (w *world) Restore(ctx context.Context, alias string, s *Served) error {
 	id := "nothing"
-	if doc != nil {
-		id = doc.ID()
+	var missing error
+	if s != nil {
+		id, missing = by(*s), here(*s)
 	}
-	if err := w.act(ctx, "restore "+alias+"="+id); err != nil {
+	if err := errors.Join(w.act(ctx, "restore "+alias+"="+id), missing); err != nil {
 		return err
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if doc == nil {
+	if s == nil {
 		delete(w.serving, alias)
 		return nil
 	}
@@ -232,15 +250,17 @@ func (w *world) Takes(f release.File) int64 {
 	return f.Size - w.taken[f.Path]
 }
 
-func (w *world) Keep(ctx context.Context, files []release.File) error {
+func (w *world) Keep(ctx context.Context, docs []release.Document) error {
 	if err := w.act(ctx, "keep"); err != nil {
 		return err
 	}
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.kept = nil
-	for _, f := range files {
-		w.kept = append(w.kept, f.Path)
+	for _, d := range docs {
+		for _, f := range d.Files {
+			w.kept = append(w.kept, f.Path)
+		}
 	}
 	slices.Sort(w.kept)
 	w.kept = slices.Compact(w.kept)
@@ -315,12 +335,17 @@ func (w *world) release(kind release.Kind, id string) release.Document {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.remote[digest] = body
-	return release.Document{Schema: 1, Kind: kind, Name: name, Version: version, Files: []release.File{
+	doc := release.Document{Schema: 1, Kind: kind, Name: name, Version: version, Files: []release.File{
 		{Path: id, Size: int64(len(body)), SHA256: digest, IndexSHA256: digest}}}
+	if kind == release.Engine {
+		doc.Files[0].Executable, doc.Engine.Kind = true, name
+		doc.Program = &release.Program{Entry: id, Version: fmt.Sprint(version), Platform: "linux/amd64"}
+	}
+	return doc
 }
 
-// assign makes a want of "chat=mote@1 embed=gist@1 policy=plant@1" what the fleet
-// offers; "approval" and "window=22:00-04:00" may be among it.
+// assign makes a want of "chat=mote@1 embed=gist@1 policy=plant@1 engine=llama@1" what the
+// fleet offers; the engine serves every model; "approval" and "window=22:00-04:00" may be among it.
 func (w *world) assign(counter uint64, set string) release.Want {
 	want := release.Want{Device: "box", Counter: counter, DirectorVersion: int64(counter), CatalogVersion: 1, Models: map[string]release.Document{}}
 	for _, part := range strings.Fields(set) {
@@ -329,6 +354,9 @@ func (w *world) assign(counter uint64, set string) release.Want {
 		case "policy":
 			doc := w.release(release.Policy, id)
 			want.Policy = &doc
+		case "engine":
+			doc := w.release(release.Engine, id)
+			want.Engine = &doc
 		case "approval":
 			want.Approval = true
 		case "window":
