@@ -7,6 +7,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 
@@ -63,6 +64,32 @@ func OpenRenewal(public ed25519.PublicKey, raw []byte) error {
 		err = errors.New("renewal refused: it is for another key; a device keeps its key until it enrols anew")
 	}
 	return err
+}
+
+// renewal is what a device finds on its certificate topic.
+type renewal struct {
+	V           int    `json:"v"`           // 1
+	Certificate string `json:"certificate"` // PEM
+}
+
+// EncodeRenewal is the fleet's answer to a renewal: a certificate in PEM, which needs no other proof.
+func EncodeRenewal(certificate []byte) ([]byte, error) {
+	return json.Marshal(renewal{V: 1, Certificate: string(certificate)})
+}
+
+// DecodeRenewal reads the certificate, in PEM, from the answer to a renewal. The caller must check it.
+func DecodeRenewal(raw []byte) ([]byte, error) {
+	var r renewal
+	if len(raw) > MaxRequest {
+		return nil, fmt.Errorf("certificate refused: %d bytes, at most %d are accepted", len(raw), MaxRequest)
+	}
+	if err := strict(raw, &r); err != nil {
+		return nil, fmt.Errorf("certificate refused: %w", err)
+	}
+	if r.V != 1 {
+		return nil, fmt.Errorf("certificate refused: version is %d, this bothy reads 1", r.V)
+	}
+	return []byte(r.Certificate), nil
 }
 
 func makeCSR(device string, key crypto.Signer) ([]byte, error) {

@@ -27,6 +27,7 @@ type Device struct {
 
 	offers   chan struct{} // capacity 1: look again
 	commands chan Message
+	certs    chan Message // capacity 1: the next certificate, asked for one at a time
 
 	mu      sync.Mutex
 	want    []byte
@@ -39,7 +40,7 @@ func NewDevice(cfg Config, t wire.Topics, epoch uint64) (*Device, error) {
 	if err := errors.Join(wire.CheckID(t.Tenant), wire.CheckID(t.Device)); err != nil {
 		return nil, err
 	}
-	d := &Device{topics: t, offers: make(chan struct{}, 1), commands: make(chan Message, commandDepth)}
+	d := &Device{topics: t, offers: make(chan struct{}, 1), commands: make(chan Message, commandDepth), certs: make(chan Message, 1)}
 	gone, here := presence(false, epoch), presence(true, epoch)
 	cfg.ClientID = t.Device
 	cfg.Will = &Message{Topic: t.Online(), QoS: 1, Retain: true, Payload: gone}
@@ -48,6 +49,7 @@ func NewDevice(cfg Config, t wire.Topics, epoch uint64) (*Device, error) {
 		{Filter: t.Want(), QoS: 1, Handle: func(m Message) bool { return d.offer(&d.want, m) }},
 		{Filter: t.Catalog(), QoS: 1, Handle: func(m Message) bool { return d.offer(&d.catalog, m) }},
 		{Filter: t.Command(), QoS: 1, Handle: Into(d.commands)},
+		{Filter: t.Certificate(), QoS: 1, Handle: Into(d.certs)},
 	}
 	s, err := New(cfg)
 	if err != nil {
@@ -87,6 +89,14 @@ func (d *Device) Offered() (want, catalog []byte) {
 
 // Commands carries orders as they came: unverified.
 func (d *Device) Commands() <-chan Message { return d.commands }
+
+// Certificates carries the fleet's answers to RequestCertificate as they came: unverified.
+func (d *Device) Certificates() <-chan Message { return d.certs }
+
+// RequestCertificate sends the device's signed request for its next certificate.
+func (d *Device) RequestCertificate(ctx context.Context, request []byte) error {
+	return d.Publish(ctx, d.topics.CertificateRequest(), 1, false, request)
+}
 
 // Report sets the device's retained state; it is sent now and on every new connection.
 func (d *Device) Report(state []byte) { d.Retain(d.topics.State(), state) }

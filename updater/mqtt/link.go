@@ -143,6 +143,9 @@ func (s *Session) options(ctx context.Context, l *link) *paho.ClientOptions {
 		SetAutoReconnect(false).SetConnectRetry(false).SetResumeSubs(false).SetStore(paho.NewMemoryStore()).
 		SetKeepAlive(max(c.KeepAlive, time.Second)).SetPingTimeout(c.PingTimeout).
 		SetConnectTimeout(c.Timeout).SetWriteTimeout(c.Timeout * 3 / 2)
+	if c.Username != "" {
+		o.SetUsername(c.Username).SetPassword(c.Password)
+	}
 	o.SetCustomOpenConnectionFn(func(_ *url.URL, _ paho.ClientOptions) (net.Conn, error) { return s.open(ctx, l) })
 	o.SetConnectionLostHandler(func(_ paho.Client, err error) { l.end(err) })
 	o.SetDefaultPublishHandler(func(_ paho.Client, m paho.Message) {

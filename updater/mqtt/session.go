@@ -55,6 +55,8 @@ func Into(c chan<- Message) func(Message) bool {
 type Config struct {
 	Broker        string // tcp://host:port or tls://host:port
 	ClientID      string
+	Username      string // with Password, for who has no certificate yet
+	Password      string
 	TLS           *tls.Config   // for tls://; a session cache is added
 	AllowPlain    bool          // tcp:// to a host that is not loopback
 	MaxPacket     int           // bytes; MaxControl

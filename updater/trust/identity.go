@@ -39,6 +39,15 @@ type Identity struct {
 	CatalogRoot  []byte
 	DirectorRoot []byte
 	Key          ed25519.PrivateKey
+	Credentials
+}
+
+// Credentials are how a broker, and peers on the same network, know the device;
+// all in PEM, and empty where it enrolled without a token.
+type Credentials struct {
+	Certificate []byte // the device's
+	Authority   []byte // the fleet's device authority
+	BrokerCA    []byte // who signs the broker's certificate; empty: the system's authorities
 }
 
 // ErrNotEnrolled is what LoadIdentity wraps when the folder holds no identity.
@@ -50,6 +59,7 @@ const (
 	DeviceKeyFile   = "device.pem" // private key, PKCS#8 in PEM, 0600
 	CertificateFile = "device.crt" // issued by the fleet's device authority; its common name is the device
 	AuthorityFile   = "ca.crt"     // that authority
+	BrokerCAFile    = "broker-ca.crt"
 )
 
 // Files of an identity. identity.json is written last and makes it whole.
@@ -110,6 +120,13 @@ func (t Ticket) Validate() error {
 // that was interrupted is finished. Another device name or other roots are
 // refused. The device key is made here and never leaves.
 func Enroll(dir string, ticket Ticket, device string) (Identity, error) {
+	return EnrollWith(dir, ticket, device, Credentials{})
+}
+
+// EnrollWith is Enroll with the credentials that the fleet gave for a token; the
+// caller has checked them. On a device of the same fleet it replaces those that
+// are there, and follows where the broker moved to.
+func EnrollWith(dir string, ticket Ticket, device string, given Credentials) (Identity, error) {
 	if err := release.CheckDevice(device); err != nil {
 		return Identity{}, fmt.Errorf("cannot enrol device: %w", err)
 	}
@@ -118,14 +135,20 @@ func Enroll(dir string, ticket Ticket, device string) (Identity, error) {
 	}
 	have, err := LoadIdentity(dir)
 	switch {
-	case err == nil && have.Device == device && have.matches(ticket):
+	case err == nil && have.Device == device && have.matches(ticket) && given.Certificate == nil:
 		return have, nil
+	case err == nil && have.Device == device && have.sameFleet(ticket) && given.Certificate != nil:
 	case err == nil:
 		return Identity{}, fmt.Errorf("cannot enrol device %q: %s holds the identity of device %q of tenant %q; remove that folder to enrol anew",
 			device, dir, have.Device, have.Tenant)
 	case !errors.Is(err, ErrNotEnrolled):
 		return Identity{}, err
 	}
+	return writeIdentity(dir, ticket, device, given)
+}
+
+// writeIdentity writes every file; identity.json comes last.
+func writeIdentity(dir string, ticket Ticket, device string, given Credentials) (Identity, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return Identity{}, fmt.Errorf("cannot enrol device %q: %w", device, err)
 	}
@@ -139,7 +162,11 @@ func Enroll(dir string, ticket Ticket, device string) (Identity, error) {
 	for _, f := range []struct {
 		name string
 		data []byte
-	}{{catalogRootFile, ticket.CatalogRoot}, {directorRootFile, ticket.DirectorRoot}, {identityFile, append(record, '\n')}} {
+	}{{BrokerCAFile, given.BrokerCA}, {AuthorityFile, given.Authority}, {CertificateFile, given.Certificate},
+		{catalogRootFile, ticket.CatalogRoot}, {directorRootFile, ticket.DirectorRoot}, {identityFile, append(record, '\n')}} {
+		if len(f.data) == 0 {
+			continue
+		}
 		if err := store.WriteFile(filepath.Join(dir, f.name), f.data, 0o600); err != nil {
 			return Identity{}, fmt.Errorf("cannot enrol device %q: %w", device, err)
 		}
@@ -148,8 +175,11 @@ func Enroll(dir string, ticket Ticket, device string) (Identity, error) {
 }
 
 func (id Identity) matches(t Ticket) bool {
-	return id.Tenant == t.Tenant && id.Broker == t.Broker && id.Depot == t.Depot &&
-		bytes.Equal(id.CatalogRoot, t.CatalogRoot) && bytes.Equal(id.DirectorRoot, t.DirectorRoot)
+	return id.Broker == t.Broker && id.sameFleet(t)
+}
+
+func (id Identity) sameFleet(t Ticket) bool {
+	return id.Tenant == t.Tenant && id.Depot == t.Depot && bytes.Equal(id.CatalogRoot, t.CatalogRoot) && bytes.Equal(id.DirectorRoot, t.DirectorRoot)
 }
 
 // LoadIdentity reads what Enroll wrote. The error wraps ErrNotEnrolled when
@@ -173,15 +203,28 @@ func LoadIdentity(dir string) (Identity, error) {
 	if id.DirectorRoot, err = os.ReadFile(filepath.Join(dir, directorRootFile)); err != nil {
 		return Identity{}, fmt.Errorf("cannot load identity: %w", err)
 	}
-	id.Key, err = ReadKey(filepath.Join(dir, DeviceKeyFile))
+	for name, into := range map[string]*[]byte{CertificateFile: &id.Certificate, AuthorityFile: &id.Authority, BrokerCAFile: &id.BrokerCA} {
+		if *into, err = os.ReadFile(filepath.Join(dir, name)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return Identity{}, fmt.Errorf("cannot load identity: %w", err)
+		}
+	}
+	id.Key, err = loadDeviceKey(dir)
 	return id, err
+}
+
+// DeviceKey loads the key of the device in dir, or makes one there.
+func DeviceKey(dir string) (ed25519.PrivateKey, error) {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("cannot make device key: %w", err)
+	}
+	return deviceKey(dir)
 }
 
 // deviceKey loads the key in dir or makes one. A key that is there is never
 // replaced: the fleet may know it already.
 func deviceKey(dir string) (ed25519.PrivateKey, error) {
 	path := filepath.Join(dir, DeviceKeyFile)
-	key, err := ReadKey(path)
+	key, err := loadDeviceKey(dir)
 	if !errors.Is(err, fs.ErrNotExist) {
 		return key, err
 	}

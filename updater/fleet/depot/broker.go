@@ -2,17 +2,22 @@ package depot
 
 import (
 	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/big"
 	"net"
 	"slices"
 	"strings"
+	"sync"
+	"time"
 
 	mochi "github.com/mochi-mqtt/server/v2"
 	"github.com/mochi-mqtt/server/v2/listeners"
 	"github.com/mochi-mqtt/server/v2/packets"
 
+	"github.com/bothy-edge/bothy/updater/enrolment"
 	"github.com/bothy-edge/bothy/updater/mqtt/wire"
 )
 
@@ -21,7 +26,12 @@ type BrokerOptions struct {
 	Addr   string // host:port; port 0 takes a free one
 	Tenant string
 	Depot  string      // the client that may do everything in the tenant
-	TLS    *tls.Config // it must require client certificates: their common name is who the client is
+	TLS    *tls.Config // it must verify client certificates: their common name is who the client is
+	// Login lets a box without a certificate in by its token's password, to its enrolment
+	// topics only; nil lets none in, and TLS must then require certificates.
+	Login func(token, password string) bool
+	// Admit says why a device shall not be let in, or stay; serial is its certificate's, nil without TLS. Nil admits all.
+	Admit func(device string, serial *big.Int) error
 	// AllowPlain serves beyond loopback without TLS: then everybody there can be any device, and the depot.
 	AllowPlain bool
 	Log        *slog.Logger
@@ -32,7 +42,12 @@ type Broker struct {
 	server *mochi.Server
 	addr   string
 	tls    bool
+	stop   chan struct{}
+	swept  sync.WaitGroup
 }
+
+// sweepEvery is how long a device that is retired keeps a connection at most.
+const sweepEvery = 2 * time.Second
 
 // EmbeddedBroker starts a broker. Without TLS it believes the client id, so it
 // then serves loopback only, unless told otherwise; either way each device
@@ -52,7 +67,8 @@ func EmbeddedBroker(o BrokerOptions) (*Broker, error) {
 		Capabilities: caps, Logger: o.Log,
 		ClientNetReadBufferSize: 64 << 10, ClientNetWriteBufferSize: 64 << 10,
 	})
-	if err := s.AddHook(&access{root: "bothy/1/" + o.Tenant + "/", operator: o.Depot}, nil); err != nil {
+	rule := &access{root: "bothy/1/" + o.Tenant + "/", operator: o.Depot, login: o.Login, admit: o.Admit, log: o.Log}
+	if err := s.AddHook(rule, nil); err != nil {
 		return nil, fmt.Errorf("cannot start the embedded broker: %w", err)
 	}
 	l := listeners.NewTCP(listeners.Config{ID: "mqtt", Address: o.Addr, TLSConfig: o.TLS})
@@ -62,13 +78,36 @@ func EmbeddedBroker(o BrokerOptions) (*Broker, error) {
 	if err := s.Serve(); err != nil {
 		return nil, fmt.Errorf("cannot start the embedded broker on %s: %w", o.Addr, err)
 	}
-	return &Broker{server: s, addr: l.Address(), tls: o.TLS != nil}, nil
+	b := &Broker{server: s, addr: l.Address(), tls: o.TLS != nil, stop: make(chan struct{})}
+	if o.Admit != nil {
+		b.swept.Go(func() { b.sweep(rule) })
+	}
+	return b, nil
+}
+
+// sweep disconnects whoever is not admitted any more.
+func (b *Broker) sweep(rule *access) {
+	tick := time.NewTicker(sweepEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-b.stop:
+			return
+		case <-tick.C:
+		}
+		for _, cl := range b.server.Clients.GetAll() {
+			if !cl.Net.Inline && !cl.Closed() && !rule.admitted(cl) {
+				cl.Stop(packets.ErrNotAuthorized)
+			}
+		}
+	}
 }
 
 // check refuses a broker on which anybody could pass for any device.
 func (o BrokerOptions) check() error {
 	if o.TLS != nil {
-		if o.TLS.ClientAuth != tls.RequireAndVerifyClientCert {
+		verified := o.TLS.ClientAuth == tls.RequireAndVerifyClientCert || o.Login != nil && o.TLS.ClientAuth == tls.VerifyClientCertIfGiven
+		if !verified {
 			return errors.New("TLS without client certificates leaves open who a device is; name the authority that signs them (--ca)")
 		}
 		return nil
@@ -93,7 +132,11 @@ func (b *Broker) URL() string {
 }
 
 // Close disconnects everyone and stops.
-func (b *Broker) Close() error { return b.server.Close() }
+func (b *Broker) Close() error {
+	close(b.stop)
+	b.swept.Wait()
+	return b.server.Close()
+}
 
 // access is the rule of who may use which topic: the same as in the access
 // lists for other brokers.
@@ -101,6 +144,9 @@ type access struct {
 	mochi.HookBase
 	root     string
 	operator string
+	login    func(token, password string) bool
+	admit    func(device string, serial *big.Int) error
+	log      *slog.Logger
 }
 
 // ID implements mochi's Hook.
@@ -112,18 +158,55 @@ func (a *access) Provides(b byte) bool {
 }
 
 // OnConnectAuthenticate implements mochi's Hook.
-func (a *access) OnConnectAuthenticate(cl *mochi.Client, _ packets.Packet) bool {
+func (a *access) OnConnectAuthenticate(cl *mochi.Client, pk packets.Packet) bool {
 	id := a.identity(cl.ID)
 	// mochi publishes a last will without asking OnACLCheck.
 	if will := cl.Properties.Will; wire.CheckID(id) != nil || will.Flag != 0 && !a.OnACLCheck(cl, will.TopicName, true) {
 		return false
 	}
-	t, ok := cl.Net.Conn.(*tls.Conn)
-	if !ok {
+	if token, ok := tokenOf(cl); ok {
+		// The client id holds the token's, so that nobody takes a device's connection over.
+		return a.login != nil && cl.ID == enrolment.TokenUser+token && a.login(token, string(pk.Connect.Password))
+	}
+	if c := certificate(cl); c != nil && c.Subject.CommonName != id || c == nil && cl.Net.Conn != nil && isTLS(cl.Net.Conn) {
+		return false
+	}
+	return a.admitted(cl)
+}
+
+// admitted asks the fleet about a device. The depot is not one.
+func (a *access) admitted(cl *mochi.Client) bool {
+	id := a.identity(cl.ID)
+	if _, ok := tokenOf(cl); ok || a.admit == nil || id == a.operator {
 		return true
 	}
-	certs := t.ConnectionState().PeerCertificates
-	return len(certs) > 0 && certs[0].Subject.CommonName == id
+	var serial *big.Int
+	if c := certificate(cl); c != nil {
+		serial = c.SerialNumber
+	}
+	err := a.admit(id, serial)
+	if err != nil && a.log != nil {
+		a.log.Warn("client refused", "client", cl.ID, "error", err)
+	}
+	return err == nil
+}
+
+func tokenOf(cl *mochi.Client) (string, bool) {
+	return string(cl.Properties.Username), len(cl.Properties.Username) > 0
+}
+
+func isTLS(c net.Conn) bool { _, ok := c.(*tls.Conn); return ok }
+
+// certificate is the one that the client showed and TLS verified; nil for none.
+func certificate(cl *mochi.Client) *x509.Certificate {
+	t, ok := cl.Net.Conn.(*tls.Conn)
+	if !ok {
+		return nil
+	}
+	if certs := t.ConnectionState().PeerCertificates; len(certs) > 0 {
+		return certs[0]
+	}
+	return nil
 }
 
 // OnACLCheck implements mochi's Hook. A filter is checked like a topic, so a
@@ -133,6 +216,9 @@ func (a *access) OnACLCheck(cl *mochi.Client, topic string, write bool) bool {
 	if !ok {
 		return false
 	}
+	if token, ok := tokenOf(cl); ok {
+		return write && rest == "enroll/"+token+"/csr" || !write && rest == "enroll/"+token+"/cert"
+	}
 	id := a.identity(cl.ID)
 	if id == a.operator {
 		return true
@@ -140,7 +226,7 @@ func (a *access) OnACLCheck(cl *mochi.Client, topic string, write bool) bool {
 	p := strings.Split(rest, "/")
 	own := len(p) == 3 && p[0] == "d" && p[1] == id
 	if write {
-		return own && slices.Contains([]string{"state", "event", "online"}, p[2]) ||
+		return own && slices.Contains([]string{"state", "event", "online", "csr"}, p[2]) ||
 			len(p) == 4 && p[0] == "p" && p[2] == "req" && p[3] == id
 	}
 	return own && p[2] != "#" && p[2] != "+" || rest == "catalog" || len(p) == 3 && p[0] == "p" && p[2] == "info"

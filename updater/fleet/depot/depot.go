@@ -53,6 +53,7 @@ type Config struct {
 	Poll      time.Duration   // how often the fleet's folder is looked at; 2 s
 	Poke      <-chan struct{} // look now
 	Reports   func(Report)    // called from one goroutine; nil drops them
+	Enroll    Enroller        // nil: nobody enrols over the broker
 	FrameMax  int             // bytes; 0 asks the broker by sending frames
 	WindowMax int             // bytes that one device may have outstanding; 16 MiB
 	Log       *slog.Logger
@@ -85,10 +86,12 @@ type server struct {
 	bulk    *mqtt.Session
 	inbox   *inbox
 	asked   chan mqtt.Message
-	sent    map[string]string // retained by topic; the announce loop's
-	epochs  map[string]uint64 // last presence by device; the reader's
-	objects *objects
-	queue   *queue
+	// enrolling has room for a burst; a flood is dropped at the door.
+	enrolling chan mqtt.Message
+	sent      map[string]string // retained by topic; the announce loop's
+	epochs    map[string]uint64 // last presence by device; the reader's
+	objects   *objects
+	queue     *queue
 }
 
 // Serve runs a depot until ctx ends, and returns nil then.
@@ -114,6 +117,9 @@ func Serve(ctx context.Context, cfg Config) error {
 	group.Go(func() { s.listen(ctx) })
 	group.Go(func() { s.hear(ctx) })
 	group.Go(func() { s.transmit(ctx) })
+	if cfg.Enroll != nil {
+		group.Go(func() { s.enrollLoop(ctx) })
+	}
 	return stopped(ctx, s.announceLoop(ctx))
 }
 
@@ -146,13 +152,16 @@ func newServer(cfg Config) (*server, error) {
 	}
 	s := &server{
 		cfg: cfg, topics: wire.Topics{Tenant: cfg.Tenant}, epoch: uint64(cfg.Session.Now().UnixNano()), frame: cfg.FrameMax,
-		inbox: newInbox(), asked: make(chan mqtt.Message, requestDepth),
+		inbox: newInbox(), asked: make(chan mqtt.Message, requestDepth), enrolling: make(chan mqtt.Message, enrollDepth),
 		sent: map[string]string{}, epochs: map[string]uint64{},
 		objects: newObjects(cfg.Fleet, cfg.Session.Now), queue: newQueue(cfg.WindowMax),
 	}
 	var subs []mqtt.Subscription
 	for _, leaf := range []string{"state", "event", "online"} {
 		subs = append(subs, mqtt.Subscription{Filter: s.topics.AnyDevice(leaf), QoS: 1, Handle: s.inbox.put})
+	}
+	if cfg.Enroll != nil {
+		subs = append(subs, s.enrollSubscriptions()...)
 	}
 	var err error
 	if s.control, err = mqtt.New(s.session(cfg.Depot, subs...)); err != nil {

@@ -54,6 +54,28 @@ func (t Topics) Online() string { return t.device("online") }
 // Command carries signed orders to the device.
 func (t Topics) Command() string { return t.device("cmd") }
 
+// CertificateRequest carries the device's request for its next certificate, signed by the device.
+func (t Topics) CertificateRequest() string { return t.device("csr") }
+
+// Certificate carries the device's next certificate.
+func (t Topics) Certificate() string { return t.device("cert") }
+
+// EnrollRequest carries the request of a box that has a token; EnrollAnswer the fleet's answer.
+func (t Topics) EnrollRequest(token string) string { return t.root() + "enroll/" + token + "/csr" }
+
+// EnrollAnswer carries the fleet's answer to the holder of a token.
+func (t Topics) EnrollAnswer(token string) string { return t.root() + "enroll/" + token + "/cert" }
+
+// EnrollTokenOf returns the token that an enrolment request's topic belongs to.
+func (t Topics) EnrollTokenOf(topic string) (string, bool) {
+	rest, ok := strings.CutPrefix(topic, t.root()+"enroll/")
+	if !ok {
+		return "", false
+	}
+	token, ok := strings.CutSuffix(rest, "/csr")
+	return token, ok && CheckID(token) == nil
+}
+
 // Reply carries a depot's frames to the device.
 func (t Topics) Reply() string { return t.device("rx") }
 
