@@ -24,16 +24,24 @@ func fleetCommand() *cobra.Command {
 	}
 	cmd.AddCommand(fleetInit(), fleetAdd(), fleetSign(), fleetAssign(), fleetServe(), fleetKey(), fleetMirror())
 	cmd.AddCommand(fleetStatus(), fleetWatch())
+	cmd.AddCommand(fleetEnroll(), fleetACL())
 	return cmd
 }
 
 func fleetInit() *cobra.Command {
 	var o fleet.Options
+	var brokerCA string
 	cmd := &cobra.Command{
 		Use: "init DIR", Short: "Make the folder of a fleet: keys, two repositories, the ticket for devices",
 		Args: exactly("DIR"), Example: "  bothy fleet init /srv/fleet --tenant acme --broker tls://broker.example:8883",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o.Dir = args[0]
+			if brokerCA != "" {
+				var err error
+				if o.BrokerCA, err = os.ReadFile(brokerCA); err != nil {
+					return fmt.Errorf("cannot read the broker's authority: %w", err)
+				}
+			}
 			f, err := fleet.Init(o)
 			if err != nil {
 				return err
@@ -45,6 +53,8 @@ func fleetInit() *cobra.Command {
 	}
 	cmd.Flags().StringVar(&o.Tenant, "tenant", "", "name of the fleet (required)")
 	cmd.Flags().StringVar(&o.Broker, "broker", "", "tls://host:port or tcp://host:port; none: import from folders")
+	cmd.Flags().StringVar(&o.EnrollBroker, "enroll-broker", "", "where boxes without a certificate connect (default: --broker)")
+	cmd.Flags().StringVar(&brokerCA, "broker-ca", "", "PEM `FILE` of who signs the broker's certificate (default: the fleet)")
 	cmd.Flags().IntVar(&o.Keys, "keys", 3, "keys of each offline set")
 	cmd.Flags().IntVar(&o.Threshold, "threshold", 2, "how many of them a release needs")
 	required(cmd, "tenant")

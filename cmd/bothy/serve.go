@@ -55,12 +55,12 @@ func serveFleet(ctx context.Context, f *fleet.Fleet, s serveFlags, log *slog.Log
 	if broker == "" {
 		broker = f.Broker()
 	}
-	conf, err := clientTLS(s.ca, s.cert, s.key)
+	conf, err := s.tls(f, broker)
 	if err != nil {
 		return err
 	}
 	if s.embedded != "" {
-		b, err := depot.EmbeddedBroker(depot.BrokerOptions{Addr: s.embedded, Tenant: f.Tenant(), Depot: f.Depot(), TLS: conf, AllowPlain: s.plain, Log: log.WithGroup("broker")})
+		b, err := s.startBroker(f, broker, conf, log)
 		if err != nil {
 			return err
 		}
@@ -83,7 +83,7 @@ func serveFleet(ctx context.Context, f *fleet.Fleet, s serveFlags, log *slog.Log
 	defer stop()
 	log.Info("depot serves", "fleet", f.Dir(), "tenant", f.Tenant(), "broker", broker)
 	return depot.Serve(ctx, depot.Config{
-		Fleet: f, Tenant: f.Tenant(), Depot: f.Depot(), Log: log, Reports: take,
+		Enroll: f, Fleet: f, Tenant: f.Tenant(), Depot: f.Depot(), Log: log, Reports: take,
 		Session: mqtt.Config{Broker: broker, TLS: conf, AllowPlain: s.plain, Log: log},
 	})
 }

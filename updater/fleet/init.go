@@ -19,14 +19,16 @@ import (
 
 // Options describe a new fleet. Dir and Tenant are required.
 type Options struct {
-	Dir       string
-	Tenant    string
-	Broker    string           // "tcp://host:1883" or "tls://host:8883"; empty: devices import from a folder
-	Depot     string           // default "depot"
-	BrokerCA  []byte           // PEM of who signs the broker's certificate; empty: the fleet's own device authority
-	Keys      int              // keys of each offline set, default 3
-	Threshold int              // of them needed to sign, default 2
-	Now       func() time.Time // default time.Now
+	Dir    string
+	Tenant string
+	Broker string // "tcp://host:1883" or "tls://host:8883"; empty: devices import from a folder
+	Depot  string // default "depot"
+	// EnrollBroker is where boxes without a certificate connect, if that is another listener than Broker.
+	EnrollBroker string
+	BrokerCA     []byte           // PEM of who signs the broker's certificate; empty: the fleet's own device authority
+	Keys         int              // keys of each offline set, default 3
+	Threshold    int              // of them needed to sign, default 2
+	Now          func() time.Time // default time.Now
 }
 
 func (o Options) withDefaults() Options {
@@ -50,7 +52,7 @@ func (o Options) withDefaults() Options {
 // that was interrupted.
 func Init(o Options) (*Fleet, error) {
 	o = o.withDefaults()
-	c := config{Schema: 1, Tenant: o.Tenant, Broker: o.Broker, Depot: o.Depot, Threshold: o.Threshold, Expiry: defaultExpiry()}
+	c := config{Schema: 1, Tenant: o.Tenant, Broker: o.Broker, EnrollBroker: o.EnrollBroker, Depot: o.Depot, Threshold: o.Threshold, Expiry: defaultExpiry()}
 	if err := c.validate(); err != nil {
 		return nil, fmt.Errorf("cannot make fleet: %w", err)
 	}

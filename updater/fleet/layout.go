@@ -33,12 +33,14 @@ type Fleet struct {
 
 // config is fleet.yaml.
 type config struct {
-	Schema    int    `yaml:"schema"`
-	Tenant    string `yaml:"tenant"`
-	Broker    string `yaml:"broker"`
-	Depot     string `yaml:"depot"`
-	Threshold int    `yaml:"threshold"`
-	Expiry    expiry `yaml:"expiry_days"`
+	Schema int    `yaml:"schema"`
+	Tenant string `yaml:"tenant"`
+	Broker string `yaml:"broker"`
+	// EnrollBroker is where boxes without a certificate connect, if not at Broker.
+	EnrollBroker string `yaml:"enroll_broker,omitempty"`
+	Depot        string `yaml:"depot"`
+	Threshold    int    `yaml:"threshold"`
+	Expiry       expiry `yaml:"expiry_days"`
 }
 
 // expiry is how long what is signed stays valid, in days.
@@ -88,8 +90,10 @@ func (c config) validate() error {
 			return fmt.Errorf("%s: %w", what, err)
 		}
 	}
-	if c.Broker != "" && !strings.Contains(c.Broker, "://") {
-		return fmt.Errorf("broker is %q; write it as tls://host:8883 or tcp://host:1883, or leave it empty", c.Broker)
+	for what, broker := range map[string]string{"broker": c.Broker, "enroll_broker": c.EnrollBroker} {
+		if broker != "" && !strings.Contains(broker, "://") {
+			return fmt.Errorf("%s is %q; write it as tls://host:8883 or tcp://host:1883, or leave it empty", what, broker)
+		}
 	}
 	if c.Threshold < 1 {
 		return fmt.Errorf("threshold is %d, want at least 1", c.Threshold)
@@ -108,6 +112,14 @@ func (f *Fleet) Tenant() string { return f.config.Tenant }
 // Broker is the URL that devices and the depot connect to; empty when devices
 // import from a folder.
 func (f *Fleet) Broker() string { return f.config.Broker }
+
+// EnrollBroker is the URL that boxes without a certificate connect to.
+func (f *Fleet) EnrollBroker() string {
+	if f.config.EnrollBroker != "" {
+		return f.config.EnrollBroker
+	}
+	return f.config.Broker
+}
 
 // Depot is the name of the fleet's depot.
 func (f *Fleet) Depot() string { return f.config.Depot }

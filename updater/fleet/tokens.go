@@ -20,8 +20,6 @@ type TokenOptions struct {
 	Device  string        // empty: the name is given at the approval
 	Life    time.Duration // default 24 h
 	Approve bool          // approve the first key that comes; needs Device
-	// EnrollBroker is where boxes without a certificate connect, if that is not the fleet's broker.
-	EnrollBroker string
 }
 
 // Enrolment is a token and how far it got.
@@ -92,7 +90,7 @@ func (f *Fleet) newToken(o TokenOptions) (enrolment.Token, error) {
 	}
 	t := enrolment.Token{
 		Expiry: f.Now().Add(o.Life).UTC().Truncate(time.Second), Tenant: ticket.Tenant, Depot: ticket.Depot, Device: o.Device,
-		Broker: ticket.Broker, EnrollBroker: o.EnrollBroker,
+		Broker: ticket.Broker, EnrollBroker: f.config.EnrollBroker,
 		CatalogRoot: digest(ticket.CatalogRoot), DirectorRoot: digest(ticket.DirectorRoot),
 	}.Fresh()
 	if t.Login() != "" {

@@ -97,8 +97,9 @@ func TestSealedKeyComesFromTheServiceManagerFirst(t *testing.T) {
 
 // The real program, with a key of the host instead of a TPM's.
 func TestKeyIsSealedBySystemd(t *testing.T) {
+	t.Setenv("SYSTEMD_CREDENTIAL_SECRET", filepath.Join(t.TempDir(), "secret"))
 	if out, err := exec.Command("systemd-creds", "setup").CombinedOutput(); err != nil {
-		t.Fatalf("systemd-creds setup: %v: %s: it needs root and systemd 250", err, out)
+		t.Fatalf("systemd-creds setup: %v: %s: it needs systemd 250", err, out)
 	}
 	dir := t.TempDir()
 	key, err := SealDeviceKey(t.Context(), dir, "host")

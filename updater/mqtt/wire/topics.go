@@ -33,6 +33,9 @@ func (t Topics) root() string { return "bothy/1/" + t.Tenant + "/" }
 
 func (t Topics) device(leaf string) string { return t.root() + "d/" + t.Device + "/" + leaf }
 
+// All is the filter of everything of the tenant.
+func (t Topics) All() string { return t.root() + "#" }
+
 // For is the same tenant seen from one device.
 func (t Topics) For(device string) Topics { return Topics{Tenant: t.Tenant, Device: device} }
 
