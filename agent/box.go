@@ -164,7 +164,7 @@ func (b *box) openFleet(context.Context) error {
 		return err
 	}
 	if id.Broker != "" {
-		b.link, err = newLink(b.o.Config.Broker, id, b.db, b.dbReport, b.log)
+		b.link, err = newLink(b.o.Config.Broker, b.path(IdentityFolder), id, b.db, b.dbReport, b.log)
 	}
 	return err
 }

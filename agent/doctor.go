@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"maps"
@@ -18,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/bothy-edge/bothy/runtime/gpu"
+	"github.com/bothy-edge/bothy/updater/enrolment"
 	"github.com/bothy-edge/bothy/updater/trust"
 )
 
@@ -158,12 +160,30 @@ func examineKernel() Examined {
 func examineEnrolment(ctx context.Context, c Config) []Examined {
 	id, err := trust.LoadIdentity(filepath.Join(c.State, IdentityFolder))
 	if errors.Is(err, trust.ErrNotEnrolled) {
-		return []Examined{{"enrolment", HealthWarning, "this box belongs to no fleet", "no model and no policy can be installed", "bothy enroll TICKET --device NAME"}}
+		return []Examined{{"enrolment", HealthWarning, "this box belongs to no fleet", "no model and no policy can be installed", "bothy enroll TOKEN"}}
 	}
 	if err != nil {
 		return []Examined{{"enrolment", HealthCritical, err.Error(), "updates cannot be verified", "run the doctor as root or as the agent's user; if it still fails, enrol again"}}
 	}
-	return []Examined{fine("enrolment", "device %q of tenant %q", id.Device, id.Tenant), examineBroker(ctx, id.Broker)}
+	return []Examined{fine("enrolment", "device %q of tenant %q", id.Device, id.Tenant), examineCertificate(id, time.Now()), examineBroker(ctx, id.Broker)}
+}
+
+// examineCertificate looks at what the broker would know the device by.
+func examineCertificate(id trust.Identity, now time.Time) Examined {
+	if len(id.Certificate) == 0 {
+		return fine("certificate", "none: this box enrolled without a token")
+	}
+	cert, err := enrolment.ParseCertificate(id.Certificate)
+	if err == nil {
+		err = enrolment.CheckCertificate(id.Certificate, id.Authority, id.Device, id.Key.Public().(ed25519.PublicKey), time.Time{})
+	}
+	if err != nil {
+		return Examined{"certificate", HealthWarning, err.Error(), "the broker refuses this box: no updates, no reports", "bothy fleet enroll token for this device, then bothy enroll TOKEN here"}
+	}
+	if f, bad := certificateFinding(cert.NotAfter, now); bad {
+		return Examined{"certificate", f.Severity, f.What, f.Why, f.Hint}
+	}
+	return fine("certificate", "good until %s, renewed by itself", cert.NotAfter.Local().Format(time.DateOnly))
 }
 
 func examineBroker(ctx context.Context, broker string) Examined {

@@ -79,7 +79,7 @@ func TestADeviceStartsWithAStoreThatCannotBeWritten(t *testing.T) {
 	defer db.Close()
 	full = true
 	id := trust.Identity{Device: "box1", Tenant: "acme", Broker: "tcp://127.0.0.1:1", Depot: "depot1"}
-	if _, err := newLink(BrokerConfig{}, id, db, store.Report{}, slog.New(slog.DiscardHandler)); err != nil {
+	if _, err := newLink(BrokerConfig{}, t.TempDir(), id, db, store.Report{}, slog.New(slog.DiscardHandler)); err != nil {
 		t.Errorf("got %v, want a device that tries", err)
 	}
 	if epoch, err := nextEpoch(db, hour); err == nil || epoch != uint64(hour.Unix()) {

@@ -24,7 +24,12 @@ func (b *box) findings(s Status, now time.Time) []Finding {
 	all := statusFindings(s, now)
 	add := func(f Finding) { all = append(all, f) }
 	if b.identity == nil {
-		add(Finding{"not-enrolled", HealthWarning, "this box belongs to no fleet", "no model and no policy can be installed", "bothy enroll TICKET --device NAME, then restart the agent"})
+		add(Finding{"not-enrolled", HealthWarning, "this box belongs to no fleet", "no model and no policy can be installed", "bothy enroll TOKEN, then restart the agent"})
+	}
+	if b.link != nil {
+		if f, bad := certificateFinding(b.link.expires(), now); bad {
+			add(f)
+		}
 	}
 	if err := b.audit.Status().Error; err != "" {
 		add(Finding{"audit-failing", HealthCritical, "the audit log cannot be written: " + err, "nothing may leave the box until it can; local requests go on", "look at the disk of " + b.path("audit")})

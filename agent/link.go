@@ -32,7 +32,9 @@ type link struct {
 	outbox  *mqtt.Outbox
 	log     *slog.Logger
 	epoch   uint64           // of this start
-	expires func() time.Time // of the device's certificate; zero: there is none
+	// credentials is nil for a device that enrolled without a token.
+	credentials *credentials
+	expires     func() time.Time // of the certificate that the broker is shown; zero: there is none
 	state   cadence          // owned by publish
 }
 
@@ -75,9 +77,13 @@ func origin(db *store.DB, report store.Report, epoch uint64) uint64 {
 	return begun
 }
 
-func newLink(c BrokerConfig, id trust.Identity, db *store.DB, report store.Report, log *slog.Logger) (*link, error) {
+func newLink(c BrokerConfig, dir string, id trust.Identity, db *store.DB, report store.Report, log *slog.Logger) (*link, error) {
 	conf, err := c.tls()
 	if err != nil {
+		return nil, err
+	}
+	own := newCredentials(dir, id, time.Now, log)
+	if err := own.into(conf, id); err != nil {
 		return nil, err
 	}
 	epoch, err := nextEpoch(db, time.Now())
@@ -86,7 +92,7 @@ func newLink(c BrokerConfig, id trust.Identity, db *store.DB, report store.Repor
 	}
 	l := &link{
 		id: id, topics: wire.Topics{Tenant: id.Tenant, Device: id.Device}, log: log, epoch: epoch,
-		expires: certificateEnd(conf), state: cadence{heartbeat: time.Duration(c.Heartbeat)},
+		credentials: own, expires: certificateEnd(conf, own), state: cadence{heartbeat: time.Duration(c.Heartbeat)},
 	}
 	session := mqtt.Config{Broker: id.Broker, TLS: conf, AllowPlain: c.AllowPlaintext, Log: log}
 	if l.control, err = mqtt.NewDevice(session, l.topics, epoch); err != nil {
@@ -196,12 +202,13 @@ type changeReport struct {
 // run keeps the connection and the outbox going, and tells offered when there may be a new want.
 func (l *link) run(ctx context.Context, offered func()) error {
 	defer l.bulk.Close()
-	done := make(chan error, 2) // one result of each loop
+	done := make(chan error, 3) // one result of each loop
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	go func() { done <- l.control.Run(ctx) }()
 	go func() { done <- l.outbox.Run(ctx) }()
-	for running := 2; running > 0; {
+	go func() { done <- l.renew(ctx) }()
+	for running := 3; running > 0; {
 		select {
 		case <-l.control.Offers():
 			offered()

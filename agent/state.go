@@ -58,8 +58,11 @@ func essence(s report.State) report.State {
 }
 
 // certificateEnd tells when the certificate that the broker is shown expires.
-func certificateEnd(conf *tls.Config) func() time.Time {
+func certificateEnd(conf *tls.Config, own *credentials) func() time.Time {
 	return func() time.Time {
+		if len(conf.Certificates) == 0 && own != nil {
+			return own.expires()
+		}
 		if len(conf.Certificates) == 0 || conf.Certificates[0].Leaf == nil {
 			return time.Time{}
 		}

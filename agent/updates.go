@@ -43,7 +43,7 @@ func (h hinted) Hint() string  { return h.hint }
 func (h hinted) Unwrap() error { return h.error }
 
 func notEnrolled() error {
-	return hinted{trust.ErrNotEnrolled, "bothy enroll TICKET --device NAME, then restart the agent"}
+	return hinted{trust.ErrNotEnrolled, "bothy enroll TOKEN, then restart the agent"}
 }
 
 // unenrolled stands for trust before enrolment.
