@@ -88,7 +88,7 @@ func TestEveryJSONFieldIsDocumented(t *testing.T) {
 		updater.Change{}, agent.UpdateStatus{}, agent.Examined{}, versionInfo{}, release.Document{}, release.Assignment{},
 		agent.Problem{}, agent.ImportRequest{}, agent.ImportAnswer{}, agent.Explained{}, fleet.MirrorResult{},
 		proof{}, differences{}, probed{}, verified{}, audit.Record{}, fleet.KeyInfo{}, requestShown{},
-		fleetShown{},
+		fleetShown{}, fleet.Enrolment{},
 	} {
 		fieldsOf("json", types, reflect.TypeOf(v))
 	}

@@ -52,9 +52,9 @@ func fleetInit() *cobra.Command {
 		},
 	}
 	cmd.Flags().StringVar(&o.Tenant, "tenant", "", "name of the fleet (required)")
-	cmd.Flags().StringVar(&o.Broker, "broker", "", "tls://host:port or tcp://host:port; none: import from folders")
-	cmd.Flags().StringVar(&o.EnrollBroker, "enroll-broker", "", "where boxes without a certificate connect (default: --broker)")
-	cmd.Flags().StringVar(&brokerCA, "broker-ca", "", "PEM `FILE` of who signs the broker's certificate (default: the fleet)")
+	cmd.Flags().StringVar(&o.Broker, "broker", "", "tls://host:port, tcp://host:port; none: import from folders")
+	cmd.Flags().StringVar(&o.EnrollBroker, "enroll-broker", "", "where boxes that enrol connect (default: --broker)")
+	cmd.Flags().StringVar(&brokerCA, "broker-ca", "", "PEM `FILE` of the broker's authority (default: the fleet's)")
 	cmd.Flags().IntVar(&o.Keys, "keys", 3, "keys of each offline set")
 	cmd.Flags().IntVar(&o.Threshold, "threshold", 2, "how many of them a release needs")
 	required(cmd, "tenant")

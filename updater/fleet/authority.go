@@ -140,6 +140,9 @@ func (f *Fleet) signCertificate(c, parent *x509.Certificate, public any, by ed25
 	c.SerialNumber = new(big.Int).SetBytes(serial)
 	now := f.Now().UTC().Truncate(time.Second)
 	c.NotBefore, c.NotAfter = now.Add(-clockSlack), now.Add(life)
+	if c != parent && c.NotBefore.Before(parent.NotBefore) {
+		c.NotBefore = parent.NotBefore // whoever checks it at its beginning must find its authority valid
+	}
 	der, err := x509.CreateCertificate(rand.Reader, c, parent, public, by)
 	if err != nil {
 		return nil, fmt.Errorf("cannot sign the certificate of %q: %w", c.Subject.CommonName, err)
