@@ -31,11 +31,11 @@ type link struct {
 	depot   *content.Depot
 	outbox  *mqtt.Outbox
 	log     *slog.Logger
-	epoch   uint64           // of this start
+	epoch   uint64 // of this start
 	// credentials is nil for a device that enrolled without a token.
 	credentials *credentials
 	expires     func() time.Time // of the certificate that the broker is shown; zero: there is none
-	state   cadence          // owned by publish
+	state       cadence          // owned by publish
 }
 
 func epochTable() store.Table[uint64] { return store.Table[uint64]{Name: "epoch"} }
