@@ -39,12 +39,14 @@ func TestScripts(t *testing.T) {
 }
 
 // setUp gives a script a box of its own: $BOTHY_CONFIG names its folders, $RUN is
-// short enough for sockets, $BROKER is a free address, $MODEL is a sound model and $BAD a folder of bad ones.
+// short enough for sockets, $BROKER and $BROKER2 are free addresses, $MODEL is a sound model and $BAD a folder of bad ones.
 func setUp(t *testing.T, env *testscript.Env) error {
 	run := parts.SocketDir(t)
 	config := filepath.Join(env.WorkDir, "bothy.yaml")
 	env.Setenv("RUN", run)
 	env.Setenv("BROKER", parts.FreeAddr(t))
+	env.Setenv("BROKER2", parts.FreeAddr(t))
+	env.Setenv("PATH", env.Getenv("PATH")+":/usr/sbin")
 	env.Setenv("MODEL", parts.Model(t, "mote-chat-q8_0.gguf"))
 	env.Setenv("BAD", filepath.Join(env.WorkDir, "bad"))
 	env.Setenv("BOTHY_CONFIG", config)

@@ -139,6 +139,18 @@ func Mosquitto(tb testing.TB, extra ...string) *Broker {
 	return b
 }
 
+// MosquittoConf starts a broker with a configuration of its own, that listens at addr among others.
+func MosquittoConf(tb testing.TB, addr, conf string) *Broker {
+	tb.Helper()
+	b := &Broker{Addr: addr, URL: "tcp://" + addr, conf: filepath.Join(tb.TempDir(), "mosquitto.conf")}
+	if err := os.WriteFile(b.conf, []byte("user root\n"+conf), 0o600); err != nil {
+		tb.Fatal(err)
+	}
+	b.Start(tb)
+	tb.Cleanup(b.Kill)
+	return b
+}
+
 // Start starts the broker again after Kill, on the same port, and waits until it accepts.
 func (b *Broker) Start(tb testing.TB) {
 	tb.Helper()
