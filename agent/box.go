@@ -176,6 +176,7 @@ func (b *box) openUpdater(context.Context) error {
 		PutBack: b.dbReport.Restored != "", Preflight: b.preflight, Provenance: b.policies.provenance, Healthy: b.healthy,
 		Govern: func(t *release.Transfer) { b.flow.Govern(t) }, WatchFor: time.Duration(b.o.Config.Updates.Watch),
 	}
+	c.GiveUpPrevious = b.o.Config.Updates.GiveUpPrevious
 	if b.trust != nil {
 		c.Installed, c.BelowMark = b.trust.MarkInstalled, b.trust.BelowMark
 		c.Trust = noBroker{}

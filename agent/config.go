@@ -37,6 +37,8 @@ type Config struct {
 	Broker BrokerConfig `yaml:"broker"`
 	// Mirror is a web server with what the fleet publishes.
 	Mirror MirrorConfig `yaml:"mirror"`
+	// Peers are other devices of the fleet.
+	Peers PeersConfig `yaml:"peers"`
 	// Upstreams gives each cloud upstream that a policy may name its key and its certificate authority.
 	Upstreams map[string]UpstreamConfig `yaml:"upstreams"`
 	// Metrics, when its listen address is set, serves Prometheus metrics on loopback TCP too.
@@ -101,6 +103,9 @@ type MetricsConfig struct {
 type UpdatesConfig struct {
 	// Watch is the probation after a switch, in which a failing engine undoes the change. Default 30s.
 	Watch Duration `yaml:"watch"`
+	// GiveUpPrevious lets an update that is short of space have that of the files of the
+	// set that ran before. Otherwise it waits for an operator.
+	GiveUpPrevious bool `yaml:"give_up_previous"`
 	// Sources is the order in which blocks are asked for. Default directory, peers, mirror, mqtt.
 	Sources []string `yaml:"sources"`
 	// Directory is a folder of this box that may hold updates, as `bothy fleet mirror` writes it.
@@ -181,6 +186,9 @@ func (c *Config) fill() {
 	}
 	if c.Transfer.BusyRate == 0 {
 		c.Transfer.BusyRate = 4 << 20
+	}
+	if c.Peers.Rate == 0 {
+		c.Peers.Rate = 32 << 20
 	}
 	if c.API.MaxBody == 0 {
 		c.API.MaxBody = 32 << 20

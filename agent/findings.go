@@ -78,7 +78,17 @@ func updateFindings(s Status, _ time.Time) []Finding {
 			return []Finding{{"update-approval", HealthWarning, fmt.Sprintf("change %d is ready and waits for an operator's approval: %s", u.Change, u.Subject), "the fleet asks that somebody here agrees; what runs goes on running", fmt.Sprintf("bothy change approve %d, or bothy change cancel %d", u.Change, u.Change)}}
 		}
 	case updater.Paused:
-		return []Finding{{"update-paused", HealthWarning, fmt.Sprintf("change %d is paused (%s) %s", u.Change, u.Reason, u.Error), "what runs goes on running", fmt.Sprintf("bothy change show %d", u.Change)}}
+		f := Finding{"update-paused", HealthWarning, fmt.Sprintf("change %d is paused (%s) %s", u.Change, u.Reason, u.Error), "what runs goes on running", fmt.Sprintf("bothy change show %d", u.Change)}
+		switch u.Reason {
+		case "operator":
+			f.Hint = fmt.Sprintf("bothy change resume %d", u.Change)
+		case "nospace":
+			f.Hint = "free space on the disk of the state folder; bothy artifact list shows what the releases take"
+			if u.Spare > 0 {
+				f.Hint = fmt.Sprintf("free space, or give up the files of the set before this one, %s: bothy artifact drop-previous", humanize.IBytes(uint64(u.Spare)))
+			}
+		}
+		return []Finding{f}
 	}
 	if u.Expired {
 		return []Finding{{"metadata-expired", HealthWarning, "the fleet's signed timestamp has expired", "no update is accepted until a new one arrives; serving goes on", "check that `bothy fleet serve` runs, and this box's clock"}}

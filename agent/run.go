@@ -88,7 +88,7 @@ func closeAll(listeners map[string]net.Listener) {
 // serve runs every loop of the box until ctx ends or one of them fails.
 func (b *box) serve(ctx context.Context, listeners map[string]net.Listener) error {
 	loops, stop := context.WithCancel(context.WithoutCancel(ctx))
-	failed := make(chan error, 8) // one result of each loop
+	failed := make(chan error, 16) // one result of each loop
 	var running sync.WaitGroup
 	// Whatever the loops use is closed only after they have ended.
 	defer running.Wait()
@@ -105,6 +105,9 @@ func (b *box) serve(ctx context.Context, listeners map[string]net.Listener) erro
 	start("upkeep", b.upkeep)
 	if b.link != nil {
 		start("fleet link", func(ctx context.Context) error { return b.link.run(ctx, b.updater.Offer) })
+	}
+	if b.trust != nil && b.o.Config.Peers.Listen != "" {
+		start("peers", b.servePeers)
 	}
 	// No request is decided before the policy of the last run is in force again.
 	select {

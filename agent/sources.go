@@ -54,8 +54,8 @@ func (c *Config) checkSources() error {
 	if d := c.Updates.Directory; d != "" && !filepath.IsAbs(d) {
 		return fmt.Errorf("cannot use updates.directory %q: want an absolute path", d)
 	}
-	if c.Mirror.URL == "" {
-		return nil
+	if err := c.Peers.check(); err != nil || c.Mirror.URL == "" {
+		return err
 	}
 	if _, err := c.Mirror.proxy(); err != nil {
 		return err
@@ -104,8 +104,12 @@ func (b *box) openSupply() error {
 		b.supply.files[sourceDirectory] = []content.Source{content.Directory{Dir: dir}}
 		b.supply.offers = append(b.supply.offers, trust.Directory{Dir: dir, Device: b.identity.Device})
 	}
-	if c.Mirror.URL == "" || b.identity == nil {
+	if b.identity == nil {
 		return nil
+	}
+	var err error
+	if b.supply.files[sourcePeers], err = b.openPeers(); err != nil || c.Mirror.URL == "" {
+		return err
 	}
 	m, err := b.openMirror(c.Mirror)
 	if err != nil {

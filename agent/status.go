@@ -58,8 +58,9 @@ type UpdateStatus struct {
 	Error           string `json:"error,omitempty"`
 	Done            int64  `json:"done_bytes,omitempty"`
 	Total           int64  `json:"total_bytes,omitempty"`
-	Slowed          string `json:"slowed,omitempty"` // why it is fetched slower than it could be: rate, busy or window
-	Counter         uint64 `json:"counter"`          // the newest want that was verified
+	Slowed          string `json:"slowed,omitempty"`      // why it is fetched slower than it could be: rate, busy or window
+	Spare           int64  `json:"spare_bytes,omitempty"` // when space is short: what bothy artifact drop-previous would free
+	Counter         uint64 `json:"counter"`               // the newest want that was verified
 	CatalogVersion  int64  `json:"catalog_version"`
 	DirectorVersion int64  `json:"director_version"`
 	Running         uint64 `json:"running_counter"`   // the want that runs

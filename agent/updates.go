@@ -15,9 +15,6 @@ import (
 	"github.com/bothy-edge/bothy/updater/trust"
 )
 
-// diskReserve stays free beside an update, in bytes, so that it never costs what runs.
-const diskReserve = 256 << 20
-
 // refresher asks one source for what this device shall run.
 type refresher struct {
 	client *trust.Client
@@ -64,14 +61,8 @@ func (noBroker) Refresh(context.Context) (release.Want, error) {
 
 // preflight says why a want cannot be installed on this box.
 func (b *box) preflight(ctx context.Context, want release.Want, need int64) error {
-	free, err := b.artifacts.Free()
-	if err != nil {
+	if err := b.room(want, need+programBytes(want)); err != nil {
 		return err
-	}
-	need += programBytes(want)
-	if need+diskReserve > free {
-		return fmt.Errorf("%w: the update needs %s and %s stay in reserve, %s are free at %s",
-			updater.ErrWait, humanize.IBytes(uint64(need)), humanize.IBytes(diskReserve), humanize.IBytes(uint64(max(free, 0))), b.path("artifacts"))
 	}
 	before := ailing(b.supervisor.Status())
 	b.ailing.Store(&before)

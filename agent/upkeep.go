@@ -63,6 +63,9 @@ func (b *box) updateStatus() UpdateStatus {
 	if c.State == updater.Fetching {
 		u.Slowed = c.Progress.Slowed
 	}
+	if u.Reason == "nospace" {
+		u.Spare = b.spare()
+	}
 	return u
 }
 

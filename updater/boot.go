@@ -125,33 +125,3 @@ func (u *Updater) raiseMarks() {
 		u.cfg.Log.Error("anti-rollback marks cannot be raised", "error", err)
 	}
 }
-
-// collect removes what neither what runs, nor what ran before it, nor a policy
-// that still narrows needs. It waits for a want that was heard in this
-// process: after the loss of the store what lies on the disk is all there is.
-func (u *Updater) collect(ctx context.Context) {
-	u.collectDue = false
-	docs := append(u.running.Want.Documents(), u.running.Narrowing...)
-	if u.running.Previous != nil {
-		docs = append(docs, u.running.Previous.Documents()...)
-	}
-	if u.change != nil {
-		docs = append(docs, u.change.Want.Documents()...)
-	}
-	fetcher := u.cfg.Fetcher
-	u.work(ctx, actCollect, func(ctx context.Context) (uint64, error) { return 0, fetcher.Keep(ctx, docs) })
-}
-
-// wantsSpace says that a change waits for room and what an earlier one left may
-// give it: a superseded fetch has taken the space of its whole file.
-func (u *Updater) wantsSpace() bool {
-	short := u.change.Reason == reasonNoSpace || u.change.Reason == reasonFit
-	return short && u.collectDue && u.offers.heard
-}
-
-func (u *Updater) collected(err error) error {
-	if err != nil {
-		u.cfg.Log.Error("artifacts cannot be collected", "error", err)
-	}
-	return nil
-}

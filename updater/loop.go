@@ -119,7 +119,7 @@ func (u *Updater) advance(ctx context.Context) error {
 		case u.pending != nil:
 			_, err = u.consider(*u.pending)
 		case u.collectDue && u.offers.heard:
-			u.collect(ctx)
+			err = u.collect(ctx)
 		default:
 			idle = true
 		}
@@ -147,9 +147,8 @@ func (u *Updater) next(ctx context.Context) (idle bool, err error) {
 		if u.change.Reason == reasonOperator {
 			return true, nil
 		}
-		if u.wantsSpace() {
-			u.collect(ctx)
-			return false, nil
+		if begun, err := u.makeRoom(ctx); begun || err != nil {
+			return false, err
 		}
 		u.tries++
 		u.arm(u.backoff(u.tries))

@@ -16,6 +16,11 @@ const (
 	askResume  askKind = "resume"
 	askApprove askKind = "approve"
 	askStart   askKind = "start"
+
+	// About what is kept, not about a change.
+	askPin          askKind = "pin"
+	askUnpin        askKind = "unpin"
+	askDropPrevious askKind = "drop the previous set"
 )
 
 // ask is one order to the loop. trust, fetcher and place stand in for the configured ones in an import.
@@ -25,6 +30,7 @@ type ask struct {
 	trust   Trust
 	fetcher Fetcher
 	place   string
+	what    string      // of a pin
 	reply   chan answer // capacity 1: the loop never waits for who asked
 }
 
@@ -45,7 +51,13 @@ func (u *Updater) obey(a ask) error {
 		u.offers.queue(a)
 		return nil
 	}
-	err := u.order(a)
+	var err error
+	switch a.kind {
+	case askPin, askUnpin, askDropPrevious:
+		err = u.keepOrder(a)
+	default:
+		err = u.order(a)
+	}
 	a.answer(a.change, err)
 	if fatal(err) {
 		return err

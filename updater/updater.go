@@ -129,6 +129,10 @@ type Config struct {
 	// Report is called in the transaction of every change of state, to queue it for the fleet.
 	Report func(tx *store.Tx, c Change) error
 
+	// GiveUpPrevious lets a change that is short of space have that of the files
+	// of what ran before. Without it only an operator gives them up.
+	GiveUpPrevious bool
+
 	// PutBack says that DB was restored from an older copy of itself.
 	PutBack bool
 

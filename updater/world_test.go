@@ -264,6 +264,11 @@ func (w *world) Keep(ctx context.Context, docs []release.Document) error {
 	}
 	slices.Sort(w.kept)
 	w.kept = slices.Compact(w.kept)
+	for digest, body := range w.remote {
+		if !slices.Contains(w.kept, string(body)) {
+			_ = os.Remove(filepath.Join(w.dir, digest))
+		}
+	}
 	return nil
 }
 
@@ -330,8 +335,7 @@ func (w *world) release(kind release.Kind, id string) release.Document {
 		w.t.Fatal(err)
 	}
 	body := []byte(id)
-	sum := sha256.Sum256(body)
-	digest := hex.EncodeToString(sum[:])
+	digest := w.digest(id)
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.remote[digest] = body
@@ -342,6 +346,12 @@ func (w *world) release(kind release.Kind, id string) release.Document {
 		doc.Program = &release.Program{Entry: id, Version: fmt.Sprint(version), Platform: "linux/amd64"}
 	}
 	return doc
+}
+
+// digest is a file's whose content is its own name.
+func (w *world) digest(id string) string {
+	sum := sha256.Sum256([]byte(id))
+	return hex.EncodeToString(sum[:])
 }
 
 // assign makes a want of "chat=mote@1 embed=gist@1 policy=plant@1 engine=llama@1" what the

@@ -86,9 +86,9 @@ func TestEveryJSONFieldIsDocumented(t *testing.T) {
 	for _, v := range []any{
 		agent.Status{}, runtime.AliasStatus{}, runtime.Line{}, agent.PolicyShown{}, checked{}, agent.ExplainRequest{}, agent.ExplainAnswer{},
 		updater.Change{}, agent.UpdateStatus{}, agent.Examined{}, versionInfo{}, release.Document{}, release.Assignment{},
-		agent.Problem{}, agent.ImportRequest{}, agent.ImportAnswer{}, agent.Explained{}, fleet.MirrorResult{},
+		agent.Problem{}, agent.ImportRequest{}, agent.ImportAnswer{}, agent.PinRequest{}, updater.Artifact{}, agent.Explained{}, fleet.MirrorResult{},
 		proof{}, differences{}, probed{}, verified{}, audit.Record{}, fleet.KeyInfo{}, requestShown{},
-		fleetShown{}, fleet.Enrolment{},
+		fleetShown{}, fleet.Enrolment{}, fleet.RolledBack{},
 	} {
 		fieldsOf("json", types, reflect.TypeOf(v))
 	}

@@ -23,7 +23,7 @@ func fleetCommand() *cobra.Command {
 		Example: "  bothy fleet init /srv/fleet --tenant acme --broker tcp://127.0.0.1:1883",
 	}
 	cmd.AddCommand(fleetInit(), fleetAdd(), fleetSign(), fleetAssign(), fleetServe(), fleetKey(), fleetMirror())
-	cmd.AddCommand(fleetStatus(), fleetWatch())
+	cmd.AddCommand(fleetStatus(), fleetWatch(), fleetRollback())
 	cmd.AddCommand(fleetEnroll(), fleetACL())
 	return cmd
 }
@@ -259,11 +259,12 @@ func fleetSign() *cobra.Command {
 }
 
 func fleetAssign() *cobra.Command {
-	var device, policyName, window, transfer string
+	var devices []string
+	var policyName, window, transfer string
 	var asJSON, approval bool
 	cmd := &cobra.Command{
 		Use: "assign DIR ALIAS=NAME[@VERSION]...", Short: "Make signed releases what a device shall run",
-		Long:    "Make signed releases what a device shall run. Aliases that are not named stay;\nALIAS=none takes one out. Without a version the newest signed one is taken.",
+		Long:    "Make signed releases what a device shall run. Aliases that are not named stay;\nALIAS=none takes one out. Without a version the newest signed one is taken. A device is\nnamed, or a pattern names those that the fleet knows: 'press-*', or '*' for all.",
 		Example: "  bothy fleet assign /srv/fleet --device press-7 --policy site@1 assistant=assistant@1",
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) < 1 {
@@ -272,13 +273,9 @@ func fleetAssign() *cobra.Command {
 			return nil
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			models := map[string]string{}
-			for _, a := range args[1:] {
-				alias, id, ok := strings.Cut(a, "=")
-				if !ok {
-					return usageError{fmt.Errorf("cannot read %q: write it as alias=name@version", a)}
-				}
-				models[alias] = id
+			models, err := aliases(args[1:])
+			if err != nil {
+				return err
 			}
 			f, err := openFleet(args[0], &passphrases{})
 			if err != nil {
@@ -302,18 +299,10 @@ func fleetAssign() *cobra.Command {
 				}
 				c.Transfer = &t
 			}
-			got, err := f.AssignChange(device, c)
-			if err != nil {
-				return err
-			}
-			if asJSON {
-				return printJSON(cmd.OutOrStdout(), got)
-			}
-			_, err = fmt.Fprintf(cmd.OutOrStdout(), "want %d of device %q is signed\n", got.Counter, device)
-			return err
+			return assignTo(cmd.OutOrStdout(), f, devices, c, asJSON)
 		},
 	}
-	cmd.Flags().StringVar(&device, "device", "", "name of the device (required)")
+	cmd.Flags().StringArrayVar(&devices, "device", nil, "`DEVICE`, or all that match a pattern; may be repeated (required)")
 	cmd.Flags().StringVar(&policyName, "policy", "", "policy release, NAME[@VERSION] or none")
 	cmd.Flags().StringVar(&window, "window", "", "when it may switch, device time: \"sat 08:00-18:00\", any")
 	cmd.Flags().StringVar(&transfer, "transfer", "", "how it may fetch: 8MiB (a second), \"8MiB 22:00-04:00\", any")

@@ -81,7 +81,7 @@ func TestHelpFitsOneScreenAndEndsWithALineToPaste(t *testing.T) {
 func TestReadingCommandsPrintJSON(t *testing.T) {
 	without := []string{ // acts, and what is no document
 		"bothy run", "bothy chat", "bothy enroll", "bothy engine serve", "bothy engine bench", "bothy fleet init", "bothy fleet serve", "bothy fleet watch",
-		"bothy change cancel", "bothy change approve", "bothy change start", "bothy change pause", "bothy change resume",
+		"bothy artifact pin", "bothy artifact unpin", "bothy artifact drop-previous", "bothy change cancel", "bothy change approve", "bothy change start", "bothy change pause", "bothy change resume",
 		"bothy fleet key apply", "bothy fleet key export", "bothy fleet key passphrase", "bothy fleet key revoke", "bothy fleet key rotate", "bothy fleet key sign",
 	}
 	eachCommand(newRoot(), func(cmd *cobra.Command) {

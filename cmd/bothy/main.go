@@ -107,7 +107,7 @@ func newRoot() *cobra.Command {
 	root.PersistentFlags().StringVar(&o.admin, "admin-socket", os.Getenv("BOTHY_ADMIN_SOCKET"), "admin socket of the agent (default: the configuration's)")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.AddCommand(
-		runCommand(&o), statusCommand(&o), chatCommand(&o), modelCommand(&o), policyCommand(&o), auditCommand(&o), changeCommand(&o),
+		runCommand(&o), statusCommand(&o), chatCommand(&o), modelCommand(&o), policyCommand(&o), auditCommand(&o), artifactCommand(&o), changeCommand(&o),
 		updateCommand(&o), engineCommand(), fleetCommand(), enrollCommand(&o), doctorCommand(&o), versionCommand(),
 		storeCheckCommand(),
 	)

@@ -190,6 +190,16 @@ func (s *Store) Free() (int64, error) {
 	return int64(st.Bavail) * st.Bsize, nil
 }
 
+// FreeInodes is how many files an unprivileged process may still create; false
+// where the file system does not count them.
+func (s *Store) FreeInodes() (n int64, counted bool, err error) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(s.dir, &st); err != nil {
+		return 0, false, fmt.Errorf("cannot read the free inodes of %s: %w", s.dir, err)
+	}
+	return int64(st.Ffree), st.Files > 0, nil
+}
+
 // Taken is how many bytes of disk a file has: all of it, or what a fetch took when it began.
 func (s *Store) Taken(digest string) int64 {
 	if !validDigest(digest) {

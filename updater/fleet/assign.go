@@ -44,7 +44,7 @@ func (f *Fleet) Assign(device string, models map[string]string, policy string) (
 // next counter, and returns it. A device that has none starts from the empty
 // set. A set that would not change is not signed again. Any signed release may
 // be assigned, also one older than what the device has: it is the device that
-// refuses that.
+// refuses that, unless it comes by Rollback.
 func (f *Fleet) AssignChange(device string, c Change) (release.Assignment, error) {
 	a, err := f.assign(device, c)
 	if err != nil {
@@ -84,6 +84,8 @@ func (f *Fleet) assign(device string, c Change) (release.Assignment, error) {
 		return last, nil
 	}
 	next.Counter = last.Counter + 1
+	// What was rolled back stays so until another release takes its place.
+	next.Older = slices.DeleteFunc(slices.Clone(next.Older), func(path string) bool { return !slices.Contains(next.Paths(), path) })
 	if err := next.Validate(); err != nil {
 		return release.Assignment{}, err
 	}

@@ -288,3 +288,25 @@ func Match(devices []string, patterns []string) ([]string, error) {
 }
 
 var errNoDevice = errors.New("there is no such device")
+
+// Known lists the devices that have a set or an approved record, by name, but
+// for retired ones.
+func (f *Fleet) Known() ([]string, error) {
+	names, err := f.Devices()
+	if err != nil {
+		return nil, err
+	}
+	records, err := f.DeviceRecords()
+	if err != nil {
+		return nil, err
+	}
+	known := map[string]bool{}
+	for _, name := range names {
+		known[name] = true
+	}
+	for _, r := range records {
+		known[r.Device] = r.State == DeviceApproved
+	}
+	maps.DeleteFunc(known, func(_ string, is bool) bool { return !is })
+	return slices.Sorted(maps.Keys(known)), nil
+}

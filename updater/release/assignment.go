@@ -27,6 +27,10 @@ type Assignment struct {
 	Approval bool `json:"approval,omitempty"`
 	// Transfer bounds how the device fetches; nil does not.
 	Transfer *Transfer `json:"transfer,omitempty"`
+	// Older are those of its paths that a device may take although it had a newer
+	// release of the same name: a rollback that somebody ordered. A policy among
+	// them still allows the device only.
+	Older []string `json:"older,omitempty"`
 }
 
 // Label names the device inside timestamp and snapshot metadata. All devices
@@ -79,6 +83,12 @@ func (a Assignment) Validate() error {
 	if a.Transfer != nil {
 		if err := a.Transfer.Validate(); err != nil {
 			return fmt.Errorf("transfer: %w", err)
+		}
+	}
+	paths := a.Paths()
+	for i, path := range a.Older {
+		if !slices.Contains(paths, path) || i > 0 && a.Older[i-1] >= path {
+			return fmt.Errorf("older names %.80q, which is not in the set or out of order", path)
 		}
 	}
 	if a.Window != nil {

@@ -428,3 +428,24 @@ func TestProvenanceIsRefusedWhereItSaysTooLittleOrTooMuch(t *testing.T) {
 		}
 	}
 }
+
+func TestOlderNamesPathsOfTheSetInOrder(t *testing.T) {
+	a := Assignment{Device: "box", Counter: 1, Models: map[string]string{"chat": "models/mote/1.json"}, Policy: "policies/site/2.json"}
+	for _, c := range []struct {
+		older []string
+		ok    bool
+	}{
+		{nil, true},
+		{[]string{"models/mote/1.json"}, true},
+		{[]string{"models/mote/1.json", "policies/site/2.json"}, true},
+		{[]string{"policies/site/2.json", "models/mote/1.json"}, false},
+		{[]string{"models/mote/1.json", "models/mote/1.json"}, false},
+		{[]string{"models/mote/2.json"}, false},
+		{[]string{""}, false},
+	} {
+		a.Older = c.older
+		if err := a.Validate(); (err == nil) != c.ok {
+			t.Errorf("older %q: got %v, want ok %v", c.older, err, c.ok)
+		}
+	}
+}

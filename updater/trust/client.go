@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -258,7 +259,8 @@ func (c *Client) resolve(ctx context.Context, src Source, director, catalog *rep
 		if err != nil {
 			return release.Want{}, nil, err
 		}
-		if mark := c.keeper.marks().Installed[installedKey(doc.Kind, doc.Name)]; doc.Version < mark {
+		// The mark stays where it is: a policy below it goes on to allow this device only.
+		if mark := c.keeper.marks().Installed[installedKey(doc.Kind, doc.Name)]; doc.Version < mark && !slices.Contains(a.Older, path) {
 			return release.Want{}, nil, refuse(Rollback, path, "version %d is older than %s@%d, which this device has", doc.Version, doc.Name, mark)
 		}
 		docs[path] = doc

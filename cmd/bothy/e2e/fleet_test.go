@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/bothy-edge/bothy/updater"
 	"github.com/bothy-edge/bothy/updater/fleet"
 )
 
@@ -57,6 +58,33 @@ func (w *world) seen(what string, ask func(fleet.DeviceView) bool) shownFleet {
 func finds(id string) func(fleet.DeviceView) bool {
 	return func(v fleet.DeviceView) bool {
 		return slices.ContainsFunc(v.Findings, func(f fleet.Finding) bool { return f.ID == id })
+	}
+}
+
+func TestFleetRollsADeviceBack(t *testing.T) {
+	t.Parallel()
+	w := online(t)
+	w.register()
+	w.add("mote", "mote-chat-q8_0.gguf")
+	w.startAgent()
+	w.install("mote=mote@1")
+	w.add("mote", "mote-256-q4_k_m.gguf")
+	w.install("mote=mote@2")
+	plan := read[[]fleet.RolledBack](w, "fleet", "rollback", w.fleet.Dir(), "--device", "press-*", "--dry-run")
+	if len(plan) != 1 || plan[0].Signed || plan[0].To != 1 || plan[0].Counter != 3 {
+		t.Fatalf("got the plan %+v, want the set of want 1 as want 3, and nothing signed", plan)
+	}
+	last := w.lastChange()
+	if out := w.must("fleet", "rollback", w.fleet.Dir(), "--device", device); !strings.Contains(out, "mote mote@2 -> mote@1") {
+		t.Errorf("rollback wrote %q, want what changes", out)
+	}
+	if c := w.changeAfter(last); c.State != updater.Committed || c.Want.Models["mote"].Version != 1 {
+		t.Fatalf("change %d ended %s (%s) with %s, want mote@1 committed", c.ID, c.State, c.Error, c.Want)
+	}
+	w.answers("mote@1")
+	w.seen("the older release", func(v fleet.DeviceView) bool { return v.Done() && v.State.Models["mote"].Release == "mote@1" })
+	if r := w.run("fleet", "rollback", w.fleet.Dir(), "--device", device, "--to", "3"); r.code != 1 || !strings.Contains(r.err, "same set") {
+		t.Errorf("going back to what runs: got %d %q, want a refusal", r.code, r.err)
 	}
 }
 
