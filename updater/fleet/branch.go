@@ -79,6 +79,9 @@ func (f *Fleet) oneOf(root *metadata.Metadata[metadata.RootType], role string) (
 	if err != nil {
 		return nil, fmt.Errorf("cannot sign with %s key: %w", role, err)
 	}
+	if name := f.Keys.locked(ids); len(keys) == 0 && name != "" {
+		return nil, fmt.Errorf("cannot sign with %s key: %s is locked and nobody gave its passphrase; run: the same with --passphrase-file FILE", role, name)
+	}
 	if len(keys) == 0 {
 		return nil, fmt.Errorf("cannot sign with %s key: none of %s is here and open; bring its .pem file to %s",
 			role, strings.Join(shorten(ids), " "), filepath.Join(f.dir, "keys"))

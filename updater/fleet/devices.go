@@ -38,6 +38,8 @@ type DeviceRecord struct {
 	NotAfter   time.Time         `json:"not_after"`
 	Token      string            `json:"token,omitempty"` // the id of the token that it enrolled with
 	EnrolledAt time.Time         `json:"enrolled_at"`
+	// Wiped is when the device said that it removed what it held.
+	Wiped time.Time `json:"wiped,omitzero"`
 	// Issued is every certificate that has not expired, the newest last.
 	Issued []IssuedCertificate `json:"issued,omitempty"`
 }

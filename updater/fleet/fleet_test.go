@@ -517,3 +517,74 @@ func TestAddRefusesWhatCannotBeAReleaseAndStops(t *testing.T) {
 		t.Errorf("left behind: %v, %v", left, err)
 	}
 }
+
+func TestRenewalGoesOnForYearsWithoutANewWant(t *testing.T) {
+	f := newFleet(t)
+	now := noon()
+	f.Now = func() time.Time { return now }
+	add(t, f, release.Model, "mote", "one")
+	sign1(t, f)
+	first := assign(t, f, "box-1", map[string]string{"chat": "mote@1"}, "")
+	c := client(t, f, "box-1", f.Now)
+	for range 250 { // two years in steps under half of a timestamp's life
+		now = now.Add(3 * day)
+		if _, err := f.Renew(); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := f.Sign(); err != nil { // the offline roles, where the keys are here
+			t.Fatal(err)
+		}
+		if now.After(noon().Add(700 * day)) {
+			break // the roots
+		}
+	}
+	want, err := c.Refresh(t.Context(), from{f, "box-1"})
+	if err != nil || want.Counter != first.Counter || want.DirectorVersion < 2 {
+		t.Errorf("after %s: got want %d in version %d, %v; want %d, renewed", now.Sub(noon()), want.Counter, want.DirectorVersion, err, first.Counter)
+	}
+}
+
+func TestRenewalSaysWhichKeyIsMissingOrLockedAndRenewsTheRest(t *testing.T) {
+	f := newFleet(t)
+	assign(t, f, "box-1", nil, "")
+	assign(t, f, "box-2", nil, "")
+	f.Now = func() time.Time { return noon().Add(5 * day) }
+	if err := os.WriteFile(f.devicePath("box-1", "timestamp.json"), []byte("{"), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	r, err := f.Renew()
+	if err == nil || !strings.Contains(err.Error(), "cannot renew box-1") || !slices.Equal(r.Renewed, []string{"catalog", "box-2"}) {
+		t.Errorf("a damaged device: got %+v, %v, want the others renewed", r, err)
+	}
+	if err := f.Keys.SetPassphrase(directorTimestampKey, []byte("secret")); err != nil {
+		t.Fatal(err)
+	}
+	closed, err := Open(f.Dir()) // as another process has it
+	if err != nil {
+		t.Fatal(err)
+	}
+	closed.Now = func() time.Time { return noon().Add(10 * day) }
+	r, err = closed.Renew()
+	if err == nil || !strings.Contains(err.Error(), directorTimestampKey+" is locked") || !slices.Equal(r.Renewed, []string{"catalog"}) {
+		t.Errorf("a locked key: got %+v, %v, want it named and the catalog renewed", r, err)
+	}
+	asked := 0
+	closed.Keys.Ask = func(string) ([]byte, error) { asked++; return []byte("secret"), nil }
+	if err := closed.Unlock(); err != nil {
+		t.Fatal(err)
+	}
+	closed.Keys.Ask = nil // nobody is there any more
+	if _, err = closed.Renew(); err == nil || strings.Contains(err.Error(), "locked") || asked != 1 {
+		t.Errorf("unlocked: got %v after %d questions, want only the damaged device, and one", err, asked)
+	}
+	if err := os.Remove(filepath.Join(f.Dir(), "keys", directorTimestampKey+".pem")); err != nil {
+		t.Fatal(err)
+	}
+	again, err := Open(f.Dir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := again.Unlock(); err == nil || !strings.Contains(err.Error(), "bring its .pem file") {
+		t.Errorf("a key that is gone: got %v, want where to bring it", err)
+	}
+}

@@ -254,3 +254,17 @@ func (k *Keyring) signers(ids []string, enough int) ([]crypto.Signer, error) {
 	}
 	return keys, nil
 }
+
+// locked names a key among ids that is here and encrypted.
+func (k *Keyring) locked(ids []string) string {
+	all, err := k.List()
+	if err != nil {
+		return ""
+	}
+	for _, info := range all {
+		if info.Private && info.Encrypted && slices.Contains(ids, info.ID) {
+			return info.Name
+		}
+	}
+	return ""
+}

@@ -1,6 +1,7 @@
 package fleet
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -17,9 +18,11 @@ type Renewal struct {
 	Warnings []string `json:"warnings,omitempty"` // for the operator, each with what to do
 }
 
-// Renew signs again every timestamp and snapshot that is past half of its
-// life, with the online keys. `fleet serve` calls it from time to time; it
-// changes nothing that is young. What needs offline keys is only warned about.
+// Renew signs again what is past half of its life, with the online keys: every
+// timestamp and snapshot, and what the director says of each device. `fleet
+// serve` calls it from time to time; it changes nothing that is young. What
+// cannot be renewed keeps nothing else from it. What needs offline keys is only
+// warned about.
 func (f *Fleet) Renew() (Renewal, error) {
 	var r Renewal
 	unlock, err := lock(f.dir)
@@ -31,27 +34,24 @@ func (f *Fleet) Renew() (Renewal, error) {
 	if err != nil {
 		return r, err
 	}
-	b, err := f.catalogBranch()
-	if err != nil {
-		return r, err
-	}
-	if err := r.renew("catalog", b); err != nil {
-		return r, err
-	}
-	for _, device := range devices {
-		b, err := f.deviceBranch(device)
+	err = r.renew("catalog", func() (bool, error) {
+		b, err := f.catalogBranch()
 		if err != nil {
-			return r, err
+			return false, err
 		}
-		if err := r.renew(device, b); err != nil {
-			return r, err
+		return b.renew()
+	})
+	for _, device := range devices {
+		if f.gone(device) {
+			continue
 		}
+		err = errors.Join(err, r.renew(device, func() (bool, error) { return f.renewDeviceBranch(device) }))
 	}
-	return r, f.warn(&r)
+	return r, errors.Join(err, f.warn(&r))
 }
 
-func (r *Renewal) renew(name string, b *branch) error {
-	done, err := b.renew()
+func (r *Renewal) renew(name string, renew func() (bool, error)) error {
+	done, err := renew()
 	if err != nil {
 		return fmt.Errorf("cannot renew %s: %w", name, err)
 	}
@@ -59,6 +59,67 @@ func (r *Renewal) renew(name string, b *branch) error {
 		r.Renewed = append(r.Renewed, name)
 	}
 	return nil
+}
+
+// renewDeviceBranch renews what the director says of one device. The same set
+// with a later expiry has the same counter: it is no new want.
+func (f *Fleet) renewDeviceBranch(device string) (bool, error) {
+	b, err := f.deviceBranch(device)
+	if err != nil || !b.published() {
+		return false, err
+	}
+	m, err := b.targets(metadata.TARGETS)
+	if err != nil {
+		return false, err
+	}
+	if !b.old(m.Signed.Expires, f.config.Expiry.Director) {
+		return b.renew()
+	}
+	root, _, err := f.newestRoot(trust.Director)
+	if err != nil {
+		return false, err
+	}
+	key, err := f.oneOf(root, metadata.TARGETS)
+	if err != nil {
+		_, renewed := b.renew() // the rest does not need that key
+		return false, errors.Join(err, renewed)
+	}
+	m.Signed.Version++
+	m.Signed.Expires = expires(b.now, f.config.Expiry.Director)
+	raw, err := sign(m, key)
+	if err != nil {
+		return false, err
+	}
+	return true, b.publish(part{metadata.TARGETS, m.Signed.Version, raw})
+}
+
+// gone says that a device was wiped: nothing is signed for it any more.
+func (f *Fleet) gone(device string) bool {
+	r, err := f.Device(device)
+	return err == nil && !r.Wiped.IsZero()
+}
+
+// Unlock opens the online keys, asking for the passphrases of those that are
+// encrypted, so that nothing has to be asked later. The error names what cannot
+// be signed; the rest can.
+func (f *Fleet) Unlock() error {
+	var failed error
+	for _, repo := range []trust.Repo{trust.Catalog, trust.Director} {
+		root, _, err := f.newestRoot(repo)
+		if err != nil {
+			return err
+		}
+		roles := []string{metadata.SNAPSHOT, metadata.TIMESTAMP}
+		if repo == trust.Director {
+			roles = append(roles, metadata.TARGETS)
+		}
+		for _, role := range roles {
+			if _, err := f.oneOf(root, role); err != nil {
+				failed = errors.Join(failed, fmt.Errorf("%s: %w", repo, err))
+			}
+		}
+	}
+	return failed
 }
 
 // warn looks for offline signatures that expire within a tenth of their life.
