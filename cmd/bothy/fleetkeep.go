@@ -48,3 +48,18 @@ func keepInventory(ctx context.Context, f *fleet.Fleet, log *slog.Logger) (take 
 		}
 	}
 }
+
+// unlockOnline opens the online keys while somebody may be there to ask. A depot
+// without them still serves what is signed, unless files with passphrases were
+// named: one that is wrong should not be found out when the timestamps expire.
+func unlockOnline(f *fleet.Fleet, named bool, log *slog.Logger) error {
+	err := f.Unlock()
+	f.Keys.Ask = nil // nobody is asked at night
+	if err != nil && named {
+		return err
+	}
+	if err != nil {
+		log.Error("not every online key is here and open: what they sign is not renewed", "error", err)
+	}
+	return nil
+}

@@ -27,17 +27,22 @@ type serveFlags struct {
 
 func fleetServe() *cobra.Command {
 	var s serveFlags
+	var p passphrases
 	cmd := &cobra.Command{
 		Use: "serve DIR", Short: "Serve wants, metadata and files to devices over the broker (the depot)",
-		Long:    "Serve wants, metadata and files to the devices of a fleet over the broker, and renew\nwhat the online keys sign. --embedded-broker starts a broker in this process, for\ndemonstrations and small sites.",
+		Long:    "Serve wants, metadata and files to the devices of a fleet over the broker, and renew\nwhat the online keys sign. Encrypted ones are opened at the start, from files or by\nasking, and stay in memory. --embedded-broker starts a broker in this process, for\ndemonstrations and small sites.",
 		Example: "  bothy fleet serve /srv/fleet --embedded-broker 127.0.0.1:1883",
 		Args:    exactly("DIR"),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			f, err := fleet.Open(args[0])
+			f, err := openFleet(args[0], &p)
 			if err != nil {
 				return err
 			}
-			return serveFleet(cmd.Context(), f, s, slog.New(slog.NewTextHandler(os.Stderr, nil)))
+			log := slog.New(slog.NewTextHandler(os.Stderr, nil))
+			if err := unlockOnline(f, len(p.files) > 0, log); err != nil {
+				return err
+			}
+			return serveFleet(cmd.Context(), f, s, log)
 		},
 	}
 	fl := cmd.Flags()
@@ -47,6 +52,7 @@ func fleetServe() *cobra.Command {
 	fl.StringVar(&s.cert, "cert", "", "PEM file of the depot's certificate")
 	fl.StringVar(&s.key, "key", "", "PEM file of its key")
 	fl.BoolVar(&s.plain, "allow-plaintext", false, "allow tcp:// beyond loopback")
+	p.flag(cmd)
 	return cmd
 }
 
@@ -94,7 +100,7 @@ func renewLoop(ctx context.Context, f *fleet.Fleet, log *slog.Logger) {
 	for {
 		r, err := f.Renew()
 		if err != nil {
-			log.Error("cannot renew the signed timestamps", "error", err)
+			log.Error("cannot renew all that is signed; devices refuse it once it has expired", "error", err)
 		}
 		for _, w := range r.Warnings {
 			log.Warn("needs an offline key", "what", w)
