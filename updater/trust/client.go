@@ -51,10 +51,13 @@ type Client struct {
 	enrolled string
 	// refreshing is held for the whole of a refresh.
 	refreshing sync.Mutex
+	// ordering is held while one order is judged: its number must not be taken twice.
+	ordering sync.Mutex
 
 	seen     sync.Mutex // guards what readers may ask for during a refresh
 	want     *release.Want
 	versions Versions
+	signers  signers
 }
 
 // Versions says what was last verified, for status.
@@ -156,6 +159,7 @@ func (c *Client) look(reference time.Time) (Versions, error) {
 			c.log.Debug("stored metadata is not current", "repository", r.name, "error", err)
 		}
 	}
+	c.noteSigners(director)
 	return Versions{
 		Catalog:   catalog.versions(),
 		Director:  director.versions(),

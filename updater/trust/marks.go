@@ -22,6 +22,7 @@ type marks struct {
 	Enrolment string              `json:"enrolment"` // digest of device and enrolled roots
 	Time      time.Time           `json:"time"`      // high-water mark of a trusted clock
 	Counter   uint64              `json:"counter"`   // of the director's assignment
+	Order     uint64              `json:"order"`     // number of the newest order accepted
 	Roots     map[Repo]int64      `json:"roots"`
 	Roles     map[string]int64    `json:"roles"`     // "catalog/models" -> version
 	Installed map[string]uint64   `json:"installed"` // "models/mote" -> release version

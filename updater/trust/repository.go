@@ -134,7 +134,7 @@ func (r *repository) forgetRotated(m *marks, before *metadata.Metadata[metadata.
 				return ours && name != metadata.TIMESTAMP
 			})
 		case role == metadata.TARGETS && r.name == Director:
-			m.Counter = 0
+			m.Counter, m.Order = 0, 0
 		}
 	}
 }
