@@ -36,7 +36,9 @@ type box struct {
 	log     *slog.Logger
 	started time.Time
 	notify  systemd.Notifier
-	undo    []func() // closes what was opened, last first
+	undo    []func()      // closes what was opened, last first
+	journal *journal      // the last log lines, for the fleet that asks for them
+	looks   chan struct{} // capacity 1: upkeep shall look now
 
 	db         *store.DB
 	dbReport   store.Report
@@ -61,7 +63,9 @@ type box struct {
 
 // open opens every part; what was opened before a failure is closed again.
 func open(ctx context.Context, o Options) (*box, error) {
-	b := &box{o: o, log: o.Log, started: time.Now(), policies: newPolicies(o.Log)}
+	kept, log := newJournal(o.Log)
+	o.Log = log
+	b := &box{o: o, log: log, started: time.Now(), policies: newPolicies(log), journal: kept, looks: make(chan struct{}, 1)}
 	for _, part := range []func(context.Context) error{b.openStore, b.openRuntime, b.openRouter, b.openFleet, b.openUpdater} {
 		if err := part(ctx); err != nil {
 			b.close()
@@ -193,8 +197,12 @@ func (b *box) openUpdater(context.Context) error {
 		c.Report = b.link.report
 	}
 	var err error
-	b.updater, err = updater.New(c)
-	return err
+	if b.updater, err = updater.New(c); err != nil || b.link == nil {
+		return err
+	}
+	b.link.orders = newOrders(b.trust, b.db, b.link.outbox, b.log)
+	b.link.orders.acts, b.link.orders.answered, b.link.orders.stale = b.carryOut(), b.look, b.link.stale
+	return nil
 }
 
 // wanted says that the committed set names a model.

@@ -10,6 +10,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/bothy-edge/bothy/agent/store"
@@ -36,6 +37,9 @@ type link struct {
 	credentials *credentials
 	expires     func() time.Time // of the certificate that the broker is shown; zero: there is none
 	state       cadence          // owned by publish
+	again       atomic.Bool      // the next state is sent also if it is no news
+	orders      *orders
+	stale       chan struct{} // capacity 1: an order could not be judged without a look
 }
 
 func epochTable() store.Table[uint64] { return store.Table[uint64]{Name: "epoch"} }
@@ -92,7 +96,7 @@ func newLink(c BrokerConfig, dir string, id trust.Identity, db *store.DB, report
 	}
 	l := &link{
 		id: id, topics: wire.Topics{Tenant: id.Tenant, Device: id.Device}, log: log, epoch: epoch,
-		credentials: own, expires: certificateEnd(conf, own), state: cadence{heartbeat: time.Duration(c.Heartbeat)},
+		credentials: own, expires: certificateEnd(conf, own), state: cadence{heartbeat: time.Duration(c.Heartbeat)}, stale: make(chan struct{}, 1),
 	}
 	session := mqtt.Config{Broker: id.Broker, TLS: conf, AllowPlain: c.AllowPlaintext, Log: log}
 	if l.control, err = mqtt.NewDevice(session, l.topics, epoch); err != nil {
@@ -199,28 +203,28 @@ type changeReport struct {
 	Error   string        `json:"error,omitempty"`
 }
 
-// run keeps the connection and the outbox going, and tells offered when there may be a new want.
+// run keeps the connection, the outbox and the orders going, and tells offered
+// when there may be a new want: in a pace of its own, since a broker can repeat
+// an offer as often as it likes.
 func (l *link) run(ctx context.Context, offered func()) error {
 	defer l.bulk.Close()
-	done := make(chan error, 3) // one result of each loop
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	go func() { done <- l.control.Run(ctx) }()
-	go func() { done <- l.outbox.Run(ctx) }()
-	go func() { done <- l.renew(ctx) }()
-	for running := 3; running > 0; {
-		select {
-		case <-l.control.Offers():
-			offered()
-		case m := <-l.control.Commands():
-			// Orders are accepted only signed; none is defined in this version.
-			l.log.Warn("order ignored: this version knows none", "topic", m.Topic, "bytes", len(m.Payload))
-		case err := <-done:
-			running--
-			cancel()
-			if err != nil {
-				l.log.Error("the link to the fleet failed", "error", err)
-			}
+	loops := []func(context.Context) error{
+		l.control.Run, l.outbox.Run, l.renew,
+		func(ctx context.Context) error { return l.orders.run(ctx, l.control.Commands()) },
+		func(ctx context.Context) error { relay(ctx, l.control.Offers(), offerPace(), offered); return nil },
+		func(ctx context.Context) error { relay(ctx, l.stale, offerPace(), offered); return nil },
+	}
+	done := make(chan error, len(loops)) // one result of each
+	for _, loop := range loops {
+		go func() { done <- loop(ctx) }()
+	}
+	for range loops {
+		err := <-done
+		cancel()
+		if err != nil {
+			l.log.Error("the link to the fleet failed", "error", err)
 		}
 	}
 	return nil

@@ -73,7 +73,7 @@ func certificateEnd(conf *tls.Config, own *credentials) func() time.Time {
 // publish replaces the device's retained state, when it is due. Called by one goroutine.
 func (l *link) publish(s report.State, now time.Time) error {
 	s.Device, s.Epoch, s.Heartbeat, s.Certificate = l.id.Device, l.epoch, int(l.state.heartbeat/time.Second), l.expires()
-	if !l.state.due(s, now) {
+	if again := l.again.Swap(false); !l.state.due(s, now) && !again {
 		return nil
 	}
 	s.Seq, s.Time = l.state.said.Seq+1, now.UTC()
@@ -111,6 +111,7 @@ func (b *box) deviceState(s Status) report.State {
 	}
 	head := b.audit.Status().Head
 	d.Audit = report.Head{Seq: head.Seq, Hash: head.Hash}
+	d.Order = b.trust.OrderMark()
 	return d
 }
 

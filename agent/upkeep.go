@@ -116,6 +116,7 @@ func (b *box) upkeep(ctx context.Context) error {
 			return nil
 		case <-tick.C:
 		case <-changed:
+		case <-b.looks:
 		}
 	}
 }

@@ -87,7 +87,7 @@ func TestEveryJSONFieldIsDocumented(t *testing.T) {
 		agent.Status{}, runtime.AliasStatus{}, runtime.Line{}, agent.PolicyShown{}, checked{}, agent.ExplainRequest{}, agent.ExplainAnswer{},
 		updater.Change{}, agent.UpdateStatus{}, agent.Examined{}, versionInfo{}, release.Document{}, release.Assignment{},
 		agent.Problem{}, agent.ImportRequest{}, agent.ImportAnswer{}, agent.PinRequest{}, updater.Artifact{}, agent.Explained{}, fleet.MirrorResult{},
-		proof{}, differences{}, probed{}, verified{}, audit.Record{}, fleet.KeyInfo{}, requestShown{},
+		proof{}, differences{}, probed{}, verified{}, audit.Record{}, fleet.KeyInfo{}, fleet.OrderRecord{}, requestShown{},
 		fleetShown{}, fleet.Enrolment{}, fleet.RolledBack{},
 	} {
 		fieldsOf("json", types, reflect.TypeOf(v))

@@ -25,6 +25,7 @@ func fleetCommand() *cobra.Command {
 	cmd.AddCommand(fleetInit(), fleetAdd(), fleetSign(), fleetAssign(), fleetServe(), fleetKey(), fleetMirror())
 	cmd.AddCommand(fleetStatus(), fleetWatch(), fleetRollback())
 	cmd.AddCommand(fleetEnroll(), fleetACL())
+	cmd.AddCommand(fleetOrder())
 	return cmd
 }
 

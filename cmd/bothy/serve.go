@@ -89,7 +89,7 @@ func serveFleet(ctx context.Context, f *fleet.Fleet, s serveFlags, log *slog.Log
 	defer stop()
 	log.Info("depot serves", "fleet", f.Dir(), "tenant", f.Tenant(), "broker", broker)
 	return depot.Serve(ctx, depot.Config{
-		Enroll: f, Fleet: f, Tenant: f.Tenant(), Depot: f.Depot(), Log: log, Reports: take,
+		Enroll: f, Fleet: f, Tenant: f.Tenant(), Depot: f.Depot(), Log: log, Reports: takeReports(f, take, log), Orders: f.OutstandingOrders,
 		Session: mqtt.Config{Broker: broker, TLS: conf, AllowPlain: s.plain, Log: log},
 	})
 }

@@ -17,6 +17,8 @@
 //	devices/<device>.json       enrolled devices and their keys
 //	enroll/<token>.json         enrolment tokens, 0600: they hold secrets
 //	blobs/<sha256>[.index]      artifacts and their block indexes
+//	orders/<device>.json        signed orders to a device, with its answers
+//	logs/<device>/              log lines that a device was asked for
 //
 // Commands that change something take one lock, write new files beside the old
 // ones and replace timestamp.json last, so a reader sees the state before or

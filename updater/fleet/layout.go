@@ -29,6 +29,7 @@ type Fleet struct {
 	dir       string
 	config    config
 	approvals approvals
+	orders    orderCache
 }
 
 // config is fleet.yaml.

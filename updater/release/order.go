@@ -27,9 +27,9 @@ type OrderKind string
 // The kinds of order. The values are signed and shown. A device answers one that
 // it does not know as unsupported, so that a newer fleet can tell.
 const (
-	OrderPause   OrderKind = "pause"        // stop the change that is looking or fetching, until resume
+	OrderPause   OrderKind = "pause"        // stop the change that has not begun to switch, until resume
 	OrderResume  OrderKind = "resume"       // let the paused change go on
-	OrderCancel  OrderKind = "cancel"       // end the change that has not begun to switch
+	OrderCancel  OrderKind = "cancel"       // end the change that is under way
 	OrderRecheck OrderKind = "recheck"      // look for a new want now
 	OrderReport  OrderKind = "report"       // send the state anew
 	OrderLogs    OrderKind = "collect-logs" // send the agent's own last log lines
@@ -55,6 +55,13 @@ type Order struct {
 	Expires time.Time         `json:"expires"` // whole seconds, UTC; not carried out afterwards
 	Kind    OrderKind         `json:"kind"`
 	Args    map[string]string `json:"args,omitempty"`
+}
+
+// SealedOrder is an order on its way: its envelope, and what a sender must know of it.
+type SealedOrder struct {
+	Number   uint64
+	Expires  time.Time
+	Envelope []byte
 }
 
 // Validate reports the first thing that is wrong with the order.

@@ -11,6 +11,7 @@ import (
 
 	"github.com/bothy-edge/bothy/updater/mqtt"
 	"github.com/bothy-edge/bothy/updater/mqtt/wire"
+	"github.com/bothy-edge/bothy/updater/release"
 	"github.com/bothy-edge/bothy/updater/trust"
 )
 
@@ -46,16 +47,18 @@ type Report struct {
 // Config says what to serve and where. Session's client id, subscriptions and
 // packet limit are set by Serve; zero values of the rest are the defaults named.
 type Config struct {
-	Fleet     Fleet
-	Session   mqtt.Config
-	Tenant    string
-	Depot     string
-	Poll      time.Duration   // how often the fleet's folder is looked at; 2 s
-	Poke      <-chan struct{} // look now
-	Reports   func(Report)    // called from one goroutine; nil drops them
-	Enroll    Enroller        // nil: nobody enrols over the broker
-	FrameMax  int             // bytes; 0 asks the broker by sending frames
-	WindowMax int             // bytes that one device may have outstanding; 16 MiB
+	Fleet   Fleet
+	Session mqtt.Config
+	Tenant  string
+	Depot   string
+	Poll    time.Duration   // how often the fleet's folder is looked at; 2 s
+	Poke    <-chan struct{} // look now
+	Reports func(Report)    // called from one goroutine; nil drops them
+	Enroll  Enroller        // nil: nobody enrols over the broker
+	// Orders is what waits to be sent, by device and in the order of the numbers; nil sends none.
+	Orders    func() (map[string][]release.SealedOrder, error)
+	FrameMax  int // bytes; 0 asks the broker by sending frames
+	WindowMax int // bytes that one device may have outstanding; 16 MiB
 	Log       *slog.Logger
 	Ready     chan<- Stats // told once, when the depot has announced itself; capacity at least 1
 }
@@ -92,6 +95,7 @@ type server struct {
 	epochs    map[string]uint64 // last presence by device; the reader's
 	objects   *objects
 	queue     *queue
+	resender  *resender
 }
 
 // Serve runs a depot until ctx ends, and returns nil then.
@@ -117,6 +121,7 @@ func Serve(ctx context.Context, cfg Config) error {
 	group.Go(func() { s.listen(ctx) })
 	group.Go(func() { s.hear(ctx) })
 	group.Go(func() { s.transmit(ctx) })
+	group.Go(func() { s.orderLoop(ctx) })
 	if cfg.Enroll != nil {
 		group.Go(func() { s.enrollLoop(ctx) })
 	}
@@ -154,7 +159,7 @@ func newServer(cfg Config) (*server, error) {
 		cfg: cfg, topics: wire.Topics{Tenant: cfg.Tenant}, epoch: uint64(cfg.Session.Now().UnixNano()), frame: cfg.FrameMax,
 		inbox: newInbox(), asked: make(chan mqtt.Message, requestDepth), enrolling: make(chan mqtt.Message, enrollDepth),
 		sent: map[string]string{}, epochs: map[string]uint64{},
-		objects: newObjects(cfg.Fleet, cfg.Session.Now), queue: newQueue(cfg.WindowMax),
+		objects: newObjects(cfg.Fleet, cfg.Session.Now), queue: newQueue(cfg.WindowMax), resender: newResender(),
 	}
 	var subs []mqtt.Subscription
 	for _, leaf := range []string{"state", "event", "online"} {

@@ -94,6 +94,9 @@ func (s *server) hear(ctx context.Context) {
 
 func (s *server) report(m mqtt.Message) {
 	device, ok := s.topics.DeviceOf(m.Topic)
+	if m.Topic == s.topics.For(device).Online() {
+		s.resender.heard(device)
+	}
 	if !ok || s.cfg.Reports == nil || len(m.Payload) == 0 {
 		return
 	}
