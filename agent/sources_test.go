@@ -4,14 +4,9 @@ import (
 	"bytes"
 	"context"
 	"crypto/ed25519"
-	"crypto/rand"
-	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"log/slog"
-	"math/big"
 	"os"
 	"path/filepath"
 	"strings"
@@ -24,6 +19,7 @@ import (
 	"github.com/bothy-edge/bothy/updater/content"
 	"github.com/bothy-edge/bothy/updater/fleet"
 	"github.com/bothy-edge/bothy/updater/fleet/fleettest"
+	"github.com/bothy-edge/bothy/updater/peer/peertest"
 	"github.com/bothy-edge/bothy/updater/release"
 	"github.com/bothy-edge/bothy/updater/trust"
 )
@@ -62,26 +58,10 @@ func enrolledBox(t *testing.T, f *fleet.Fleet, device string, edit func(*Config)
 // certify gives boxes certificates of one authority, in the files of an identity.
 func certify(t *testing.T, boxes ...*box) {
 	t.Helper()
-	public, key, err := ed25519.GenerateKey(rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	ca := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "devices"}, IsCA: true, BasicConstraintsValid: true,
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), KeyUsage: x509.KeyUsageCertSign}
-	root, err := x509.CreateCertificate(rand.Reader, ca, ca, public, key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for i, b := range boxes {
-		c := &x509.Certificate{SerialNumber: big.NewInt(int64(2 + i)), Subject: pkix.Name{CommonName: b.identity.Device},
-			NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-			KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}
-		der, err := x509.CreateCertificate(rand.Reader, c, ca, b.identity.Key.Public(), key)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for name, raw := range map[string][]byte{trust.CertificateFile: der, trust.AuthorityFile: root} {
-			text := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: raw})
+	a := peertest.New(t)
+	for _, b := range boxes {
+		own := a.Issue(b.identity.Device, b.identity.Key.Public().(ed25519.PublicKey))
+		for name, text := range map[string][]byte{trust.CertificateFile: own, trust.AuthorityFile: a.PEM} {
 			if err := os.WriteFile(filepath.Join(b.path(IdentityFolder), name), text, 0o600); err != nil {
 				t.Fatal(err)
 			}

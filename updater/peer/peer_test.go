@@ -3,17 +3,13 @@ package peer
 import (
 	"bytes"
 	"context"
-	"crypto/ed25519"
-	"crypto/rand"
 	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/hex"
 	"errors"
 	"io"
-	"math/big"
-	mathrand "math/rand/v2"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -28,6 +24,7 @@ import (
 	"github.com/bothy-edge/bothy/updater/fleet"
 	"github.com/bothy-edge/bothy/updater/fleet/fleettest"
 	"github.com/bothy-edge/bothy/updater/mirror"
+	"github.com/bothy-edge/bothy/updater/peer/peertest"
 	"github.com/bothy-edge/bothy/updater/release"
 	"github.com/bothy-edge/bothy/updater/trust"
 )
@@ -36,57 +33,16 @@ const mib = 1 << 20
 
 func noise(seed byte, n int) []byte {
 	b := make([]byte, n)
-	mathrand.NewChaCha8([32]byte{seed}).Read(b)
+	rand.NewChaCha8([32]byte{seed}).Read(b)
 	return b
 }
 
-// authority issues device certificates as a fleet's does.
-type authority struct {
-	t    testing.TB
-	cert *x509.Certificate
-	key  ed25519.PrivateKey
-}
-
-func newAuthority(t testing.TB) *authority {
-	t.Helper()
-	pub, key, err := ed25519.GenerateKey(rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	tmpl := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "fleet"}, IsCA: true, BasicConstraintsValid: true,
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour), KeyUsage: x509.KeyUsageCertSign}
-	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, pub, key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	cert, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return &authority{t, cert, key}
-}
-
-// device is a device's certificate, and what it believes.
-func (a *authority) device(name string) Certificates {
-	a.t.Helper()
-	pub, key, err := ed25519.GenerateKey(rand.Reader)
-	if err != nil {
-		a.t.Fatal(err)
-	}
-	tmpl := &x509.Certificate{SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: name},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}}
-	der, err := x509.CreateCertificate(rand.Reader, tmpl, a.cert, pub, a.key)
-	if err != nil {
-		a.t.Fatal(err)
-	}
-	pool := x509.NewCertPool()
-	pool.AddCert(a.cert)
+// certificates are a device's, of one fleet.
+func certificates(a *peertest.Authority, device string) Certificates {
+	own := a.Device(device)
 	return Certificates{
-		Own: func() (*tls.Certificate, error) {
-			return &tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}, nil
-		},
-		Authority: func() (*x509.CertPool, error) { return pool, nil },
+		Own:       func() (*tls.Certificate, error) { return own, nil },
+		Authority: func() (*x509.CertPool, error) { return a.Pool, nil },
 	}
 }
 
@@ -98,10 +54,10 @@ type box struct {
 	now   atomic.Pointer[time.Time]
 }
 
-func newBox(t testing.TB, f *fleet.Fleet, a *authority, name string) *box {
+func newBox(t testing.TB, f *fleet.Fleet, a *peertest.Authority, name string) *box {
 	t.Helper()
 	dir := t.TempDir()
-	b := &box{certs: a.device(name)}
+	b := &box{certs: certificates(a, name)}
 	now := time.Now()
 	b.now.Store(&now)
 	id := fleettest.Enrol(t, f, filepath.Join(dir, "identity"), name)
@@ -171,7 +127,7 @@ func bounded(t testing.TB) context.Context {
 // scene is a fleet with three boxes: two run mote, the third something else.
 type scene struct {
 	fleet          *fleet.Fleet
-	authority      *authority
+	authority      *peertest.Authority
 	mote, other    release.File
 	bytes          []byte
 	giver, twin, c *box
@@ -179,7 +135,7 @@ type scene struct {
 
 func newScene(t testing.TB) *scene {
 	t.Helper()
-	s := &scene{fleet: fleettest.Make(t, ""), authority: newAuthority(t), bytes: noise(1, 5*mib+77)}
+	s := &scene{fleet: fleettest.Make(t, ""), authority: peertest.New(t), bytes: noise(1, 5*mib+77)}
 	mote := fleettest.Publish(t, s.fleet, fleet.AddOptions{Kind: release.Model, Name: "mote", Files: []string{fleettest.Bytes(t, "m.gguf", s.bytes)}})
 	other := fleettest.Publish(t, s.fleet, fleet.AddOptions{Kind: release.Model, Name: "other", Files: []string{fleettest.Bytes(t, "o.gguf", noise(2, 9000))}})
 	s.mote, s.other = mote.Primary(), other.Primary()
@@ -286,7 +242,7 @@ func TestProofIsBoundToTheCertificate(t *testing.T) {
 		t.Errorf("another device's proof: got %v, want the claim refused", err)
 	}
 	for name, certs := range map[string]Certificates{
-		"another fleet": newAuthority(t).device("twin"),
+		"another fleet": certificates(peertest.New(t), "twin"),
 		"no certificate": {Own: func() (*tls.Certificate, error) { return &tls.Certificate{}, nil },
 			Authority: s.twin.certs.Authority},
 	} {
@@ -301,7 +257,7 @@ func TestProofIsBoundToTheCertificate(t *testing.T) {
 	}
 	// A stranger's server gets no request from us.
 	foreign := s.giver.config()
-	foreign.Certificates = newAuthority(t).device("giver")
+	foreign.Certificates = certificates(peertest.New(t), "giver")
 	if _, err := s.twin.asks(t, serve(t, foreign)).Index(bounded(t), s.mote); err == nil || !strings.Contains(err.Error(), "no device of this fleet") && !strings.Contains(err.Error(), "certificate") {
 		t.Errorf("a server of another fleet: got %v", err)
 	}

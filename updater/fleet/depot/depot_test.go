@@ -30,7 +30,9 @@ var _ Fleet = (*fleet.Fleet)(nil)
 
 // folder is a fleet of one blob folder, with metadata in memory.
 type folder struct {
-	dir string
+	dir   string
+	kept  string // path of the one file of the suite of sources
+	whole []byte // what belongs there
 
 	mu       sync.Mutex
 	devices  []string
