@@ -47,7 +47,9 @@ func (b *box) peerCertificates() peer.Certificates {
 func (b *box) openPeers() ([]content.Source, error) {
 	var all []content.Source
 	for _, address := range b.o.Config.Peers.Addresses {
-		s, err := peer.NewSource(peer.ClientConfig{Address: address, Certificates: b.peerCertificates(), Proof: b.trust.Proof})
+		s, err := peer.NewSource(peer.ClientConfig{
+			Address: address, Certificates: b.peerCertificates(), Proof: b.trust.Proof, Pace: b.flow.Wait, Slowed: b.flow.Slowed,
+		})
 		if err != nil {
 			return nil, err
 		}

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/bothy-edge/bothy/agent/gateway"
 	"github.com/bothy-edge/bothy/agent/router"
 	"github.com/bothy-edge/bothy/agent/store"
 	"github.com/bothy-edge/bothy/internal/parts"
@@ -34,6 +35,7 @@ func enrolledBox(t *testing.T, f *fleet.Fleet, device string, edit func(*Config)
 		edit(&c)
 	}
 	b := &box{o: Options{Config: c}, log: slog.New(slog.DiscardHandler), identity: &id, router: router.New(router.Config{})}
+	b.gateway = gateway.New(gateway.Config{Router: b.router})
 	t.Cleanup(b.close)
 	db, _, err := store.Open(t.Context(), store.Options{Path: b.path("bothy.db")})
 	if err != nil {

@@ -13,15 +13,16 @@ import (
 	"github.com/bothy-edge/bothy/updater/mirror"
 )
 
-// ClientConfig says how a device asks a peer. All but Pace and Stall are required.
+// ClientConfig says how a device asks a peer. All but Pace, Slowed and Stall are required.
 type ClientConfig struct {
 	Address      string // host:port
 	Certificates Certificates
 	// Proof is what this device shows; trust.Client has it.
 	Proof func() ([]byte, error)
 	// Pace is asked before n bytes are; nil: at once.
-	Pace  func(ctx context.Context, n int) error
-	Stall time.Duration // default 60 s
+	Pace   func(ctx context.Context, n int) error
+	Slowed func() string // why Pace makes it wait; nil: it does not
+	Stall  time.Duration // default 60 s
 }
 
 // NewSource is the source of blocks at a peer. Any device of the fleet may answer at
@@ -47,7 +48,7 @@ func NewSource(c ClientConfig) (*mirror.Source, error) {
 	}
 	return mirror.New(mirror.Config{
 		Name: "peer", Detail: func() string { return name.Load().(string) }, URL: "https://" + c.Address,
-		TLS: conf, Claim: c.Proof, Pace: c.Pace, Stall: c.Stall,
+		TLS: conf, Claim: c.Proof, Pace: c.Pace, Slowed: c.Slowed, Stall: c.Stall,
 		Tries: 1, // a peer that is busy says so; others have the file too
 	})
 }
