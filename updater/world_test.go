@@ -55,11 +55,22 @@ type world struct {
 }
 
 func newWorld(t *testing.T) *world {
-	dir := t.TempDir()
+	dir := quickDir(t)
 	w := &world{t: t, dir: dir, path: filepath.Join(dir, "state.db"), remote: map[string][]byte{},
 		broken: func(string) error { return nil }, gates: map[string]chan struct{}{}, full: func(Change) bool { return false }}
 	w.die()
 	return w
+}
+
+// quickDir is a fresh folder in memory where the machine has one: hundreds of
+// stores that a test kills in its own process need no disk.
+func quickDir(t *testing.T) string {
+	dir, err := os.MkdirTemp("/dev/shm", "bothy-updater-")
+	if err != nil {
+		return t.TempDir()
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	return dir
 }
 
 // die is what a crash does to all that lives in processes.
