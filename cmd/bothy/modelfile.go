@@ -54,7 +54,7 @@ func checkModelFiles(paths []string, spec release.EngineSpec, talk io.Writer) er
 // A release that names no engine may set what llama-server takes.
 func checkCommand(paths []string, spec release.EngineSpec) error {
 	adapters := map[string]runtime.Adapter{
-		"": runtime.LlamaServer{}, kindLlama: runtime.LlamaServer{}, kindEmbedded: runtime.Embedded{},
+		"": runtime.LlamaServer{Binary: "llama-server"}, kindLlama: runtime.LlamaServer{Binary: "llama-server"}, kindEmbedded: runtime.Embedded{},
 		kindCommand: runtime.Template{Path: "/server", Args: []string{"{socket}"}},
 	}
 	adapter, ok := adapters[spec.Kind]
