@@ -39,6 +39,11 @@ type sim struct {
 	// override, when it has a name, answers instead of served.
 	override map[string]func(limit int64) ([]byte, error)
 	asked    []string
+	// slow is a name that is answered when the asker has lost patience; entered is told so.
+	slow    string
+	entered func()
+	// bare leaves lengths and digests out of what timestamps and snapshots say, as TUF allows.
+	bare bool
 }
 
 // simRepo is one repository: what is to be signed, and the keys to sign with.
@@ -51,6 +56,9 @@ type simRepo struct {
 	snapshot  int64
 	timestamp int64
 	device    string
+	// labels and expires, by role, replace what is signed as device and expiry.
+	labels  map[string]string
+	expires map[string]time.Time
 }
 
 // simKey derives a key from its name, so that failures repeat.
@@ -85,7 +93,8 @@ func newSim(t testing.TB) *sim {
 
 func (s *sim) newRepo(name Repo, n int) *simRepo {
 	r := &simRepo{name: name, keys: map[string][]ed25519.PrivateKey{},
-		targets: map[string]*metadata.Metadata[metadata.TargetsType]{}, versions: map[string]int64{}}
+		targets: map[string]*metadata.Metadata[metadata.TargetsType]{}, versions: map[string]int64{},
+		labels: map[string]string{}, expires: map[string]time.Time{}}
 	r.root = metadata.Root(s.now.AddDate(2, 0, 0))
 	for role, count := range map[string]int{metadata.ROOT: 3, metadata.TARGETS: n, metadata.SNAPSHOT: 1, metadata.TIMESTAMP: 1} {
 		r.setKeys(s.t, role, simKeys(string(name)+role, count), max(1, count-1))
@@ -203,36 +212,54 @@ func (s *sim) publishRepo(r *simRepo) {
 		m.Signed.Version = r.versions[role]
 		raw := signed(s.t, m, r.keys[role])
 		s.served[fmt.Sprintf("%s/%d.%s.json", r.name, m.Signed.Version, role)] = raw
-		meta[role+".json"] = describe(m.Signed.Version, raw)
+		meta[role+".json"] = s.describe(m.Signed.Version, raw)
 	}
 	r.snapshot++
 	s.writeSnapshot(r, meta)
 }
 
 func (s *sim) writeSnapshot(r *simRepo, meta map[string]*metadata.MetaFiles) {
-	snapshot := metadata.Snapshot(s.now.AddDate(0, 1, 0))
+	snapshot := metadata.Snapshot(r.until(metadata.SNAPSHOT, s.now.AddDate(0, 1, 0)))
 	snapshot.Signed.Version = r.snapshot
 	snapshot.Signed.Meta = meta
-	snapshot.Signed.UnrecognizedFields = r.label()
+	snapshot.Signed.UnrecognizedFields = r.label(metadata.SNAPSHOT)
 	raw := signed(s.t, snapshot, r.keys[metadata.SNAPSHOT])
 	s.served[fmt.Sprintf("%s/%d.snapshot.json", r.name, r.snapshot)] = raw
-	s.stamp(r, describe(r.snapshot, raw))
+	s.stamp(r, s.describe(r.snapshot, raw))
 }
 
 func (s *sim) stamp(r *simRepo, snapshot *metadata.MetaFiles) {
 	r.timestamp++
-	m := metadata.Timestamp(s.now.AddDate(0, 0, 7))
+	m := metadata.Timestamp(r.until(metadata.TIMESTAMP, s.now.AddDate(0, 0, 7)))
 	m.Signed.Version = r.timestamp
 	m.Signed.Meta = map[string]*metadata.MetaFiles{"snapshot.json": snapshot}
-	m.Signed.UnrecognizedFields = r.label()
+	m.Signed.UnrecognizedFields = r.label(metadata.TIMESTAMP)
 	s.served[string(r.name)+"/timestamp.json"] = signed(s.t, m, r.keys[metadata.TIMESTAMP])
 }
 
-func (r *simRepo) label() map[string]any {
-	if r.device == "" {
+func (r *simRepo) label(role string) map[string]any {
+	device := r.device
+	if other, ok := r.labels[role]; ok {
+		device = other
+	}
+	if device == "" {
 		return nil
 	}
-	return map[string]any{release.AssignmentField: release.Label{Device: r.device}}
+	return map[string]any{release.AssignmentField: release.Label{Device: device}}
+}
+
+func (r *simRepo) until(role string, usual time.Time) time.Time {
+	if other, ok := r.expires[role]; ok {
+		return other
+	}
+	return usual
+}
+
+func (s *sim) describe(version int64, raw []byte) *metadata.MetaFiles {
+	if s.bare {
+		return &metadata.MetaFiles{Version: version}
+	}
+	return describe(version, raw)
 }
 
 // rotate publishes a next root after change; it is signed by the old and the
@@ -276,9 +303,14 @@ func signed[T metadata.Roles](t testing.TB, m *metadata.Metadata[T], keys []ed25
 }
 
 // Metadata implements Source.
-func (s *sim) Metadata(_ context.Context, repo Repo, name string, limit int64) ([]byte, error) {
+func (s *sim) Metadata(ctx context.Context, repo Repo, name string, limit int64) ([]byte, error) {
 	key := string(repo) + "/" + name
 	s.asked = append(s.asked, key)
+	if key == s.slow {
+		s.entered()
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
 	if f := s.override[key]; f != nil {
 		return f(limit)
 	}
