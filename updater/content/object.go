@@ -73,7 +73,15 @@ type assembly struct {
 	id     [16]byte
 	data   []byte
 	offset map[uint64]bool // frames that are there, by offset
+	spent  int64           // bytes taken, also for what was replaced since; a frame counts at least minFrame
 }
+
+// minFrame is the least that a frame costs of an object's budget, in bytes.
+const minFrame = 1 << 10
+
+// budget is how many bytes may be taken for one object, which may be replaced on
+// its way. An object that is another one with every frame would never end.
+func (a *assembly) budget() int64 { return 4*a.limit + 64<<10 }
 
 func (a *assembly) reset() { a.known, a.data, a.offset = false, nil, nil }
 
@@ -159,6 +167,9 @@ func (a *assembly) take(b []byte) (bool, error) {
 	}
 	if len(f.Payload) > 0 && a.offset[f.Offset] {
 		return false, nil
+	}
+	if a.spent += int64(max(len(f.Payload), minFrame)); a.spent > a.budget() {
+		return false, fmt.Errorf("%d bytes came and it is not whole, the limit is %d: %w", a.spent, a.limit, ErrCorrupt)
 	}
 	copy(a.data[f.Offset:], f.Payload)
 	a.offset[f.Offset] = true

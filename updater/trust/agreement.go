@@ -68,14 +68,21 @@ func sameCustom(a, b *json.RawMessage) bool {
 	if a == nil || b == nil {
 		return a == b
 	}
-	var x, y any
-	if json.Unmarshal(*a, &x) != nil || json.Unmarshal(*b, &y) != nil {
-		return false
-	}
-	// Maps are written with sorted keys.
-	p, errP := json.Marshal(x)
-	q, errQ := json.Marshal(y)
+	p, errP := canonical(*a)
+	q, errQ := canonical(*b)
 	return errP == nil && errQ == nil && bytes.Equal(p, q)
+}
+
+// canonical writes JSON with sorted keys, and numbers digit by digit: as floats,
+// 2^53 and 2^53 + 1 would be the same.
+func canonical(raw []byte) ([]byte, error) {
+	var v any
+	dec := json.NewDecoder(bytes.NewReader(raw))
+	dec.UseNumber()
+	if err := dec.Decode(&v); err != nil {
+		return nil, err
+	}
+	return json.Marshal(v)
 }
 
 // fetchTarget reads the target at path, which the source knows as name.

@@ -193,6 +193,17 @@ func disagreementAttacks() []attack {
 			raw := json.RawMessage(`{"kind":"model","name":"mote","version":3}`)
 			e.Custom = &raw
 		}), Disagreement},
+		{"director has a number that is the same as a float", func(s *sim) {
+			for repo, text := range map[*simRepo]string{s.catalog: "9007199254740992", s.director: "9007199254740993"} {
+				raw := json.RawMessage(`{"kind":"model","name":"mote","version":` + text + `}`)
+				role := metadata.TARGETS
+				if repo == s.catalog {
+					role = "models"
+				}
+				repo.targets[role].Signed.Targets["models/mote/2.json"].Custom = &raw
+			}
+			s.publish()
+		}, Disagreement},
 		{"director leaves out the custom field", edit(func(e *metadata.TargetFiles) { e.Custom = nil }), Disagreement},
 		{"director assigns what the catalog does not have", func(s *sim) {
 			s.release("mote", 3)

@@ -178,9 +178,13 @@ func (c *Client) putBack(want release.Want) bool {
 	key := roleKey(Director, metadata.TARGETS)
 	var version int64
 	if raw, found, err := c.vault.metadata(key); err == nil && found {
-		if m, err := metadata.Targets().FromBytes(raw); err == nil {
-			version = m.Signed.Version
-		}
+		_ = guard(key, func() error { // what cannot be read has no version
+			m, err := metadata.Targets().FromBytes(raw)
+			if err == nil {
+				version = m.Signed.Version
+			}
+			return err
+		})
 	}
 	return version < c.keeper.marks().Roles[key]
 }

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -32,6 +33,8 @@ func start() time.Time { return time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC) }
 type sim struct {
 	t   testing.TB
 	now time.Time
+	// mu is held by a test that edits what a depot reads meanwhile.
+	mu sync.Mutex
 
 	catalog, director *simRepo
 	docs              map[string]release.Document // by target path
@@ -333,6 +336,8 @@ type device struct {
 	now  time.Time
 	sync bool
 	runs []release.Document
+	// source is where the device asks; nil asks the simulator.
+	source Source
 	*Client
 }
 
@@ -376,10 +381,17 @@ func (d *device) reopen() {
 	d.open()
 }
 
+func (d *device) from() Source {
+	if d.source != nil {
+		return d.source
+	}
+	return d.sim
+}
+
 // refresh must succeed.
 func (d *device) refresh() release.Want {
 	d.t.Helper()
-	want, err := d.Refresh(d.t.Context(), d.sim)
+	want, err := d.Refresh(d.t.Context(), d.from())
 	if err != nil {
 		d.t.Fatalf("refresh: %v", err)
 	}
@@ -389,7 +401,7 @@ func (d *device) refresh() release.Want {
 // refused must fail with code.
 func (d *device) refused(code Code) *Refusal {
 	d.t.Helper()
-	want, err := d.Refresh(d.t.Context(), d.sim)
+	want, err := d.Refresh(d.t.Context(), d.from())
 	if CodeOf(err) != code {
 		d.t.Fatalf("refresh: got %v, %v; want a refusal %q", want, err, code)
 	}
