@@ -80,7 +80,7 @@ func (s *site) fleet() string           { return s.path("fleet") }
 
 // start makes the fleet with its keys, and brings up depot, cloud and agent.
 func (s *site) start(ctx context.Context) error {
-	if _, err := s.run(ctx, "fleet", "init", s.fleet(), "--tenant", "demo", "--broker", "tcp://"+s.broker); err != nil {
+	if _, err := s.run(ctx, "fleet", "init", s.fleet(), "--tenant", "demo", "--broker", "tls://"+s.broker); err != nil {
 		return err
 	}
 	if err := s.startDepot(ctx); err != nil {
@@ -93,7 +93,11 @@ func (s *site) start(ctx context.Context) error {
 	if err := s.writeConfig(); err != nil {
 		return err
 	}
-	if _, err := s.run(ctx, "enroll", filepath.Join(s.fleet(), "enroll.json"), "--device", device, "--config", s.path("bothy.yaml")); err != nil {
+	token := s.path("token.json")
+	if _, err := s.run(ctx, "fleet", "enroll", "token", s.fleet(), "--device", device, "--approve", "--out", token); err != nil {
+		return err
+	}
+	if _, err := s.run(ctx, "enroll", token, "--timeout", "1m", "--config", s.path("bothy.yaml")); err != nil {
 		return err
 	}
 	return s.startAgent(ctx)
