@@ -29,6 +29,23 @@ func TestCommandLines(t *testing.T) {
 			LlamaServer{Binary: "/l"}, Spec{Alias: "a", Files: []string{"/m"}},
 			"/l --host /r/e.sock --no-webui --offline --metrics --alias a -m /m -np 1",
 		},
+		"llama-server with a split model, a projector and adapters": {
+			LlamaServer{Binary: "/l"},
+			Spec{Alias: "a", Files: []string{"/v/m-00001-of-00002.gguf", "/v/m-00002-of-00002.gguf"}, Projector: "/v/p.gguf", Adapters: []string{"/v/x.gguf", "/v/y.gguf"}},
+			"/l --host /r/e.sock --no-webui --offline --metrics --alias a -m /v/m-00001-of-00002.gguf -np 1 --mmproj /v/p.gguf --lora /v/x.gguf,/v/y.gguf",
+		},
+		"llama-server of a release": {
+			LlamaServer{Binary: "/l"}, Spec{Alias: "a", Files: []string{"/m"}, Program: &Program{Release: "l@1", Path: "/v/bin/server", Libraries: []string{"/v/lib", "/v/more"}}},
+			"LD_LIBRARY_PATH=/v/lib:/v/more /v/bin/server --host /r/e.sock --no-webui --offline --metrics --alias a -m /m -np 1",
+		},
+		"llama-server of a release with its own loader": {
+			LlamaServer{}, Spec{Alias: "a", Files: []string{"/m"}, Program: &Program{Release: "l@1", Path: "/v/bin/server", Loader: "/v/lib/ld.so", Libraries: []string{"/v/lib"}}},
+			"/v/lib/ld.so --library-path /v/lib /v/bin/server --host /r/e.sock --no-webui --offline --metrics --alias a -m /m -np 1",
+		},
+		"template of a folder": {
+			Template{Path: "/opt/serve", Args: []string{"--uds={socket}", "{folder}"}}, Spec{Alias: "a", Files: []string{"/v/config.json", "/v/w.safetensors"}},
+			"/opt/serve --uds=/r/e.sock /v",
+		},
 		"embedded": {
 			Embedded{Exe: "/proc/self/exe"}, plain,
 			"/proc/self/exe engine serve --listen unix:/r/e.sock --model /models/sha256-1 --alias qwen --slots 4 --tether --context 4096 --threads 6",
@@ -43,7 +60,7 @@ func TestCommandLines(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 			continue
 		}
-		if line := strings.Join(append([]string{got.Path}, got.Args...), " "); line != c.want {
+		if line := strings.Join(slices.Concat(got.Env, []string{got.Path}, got.Args), " "); line != c.want {
 			t.Errorf("%s:\n got %s\nwant %s", name, line, c.want)
 		}
 	}
@@ -53,7 +70,8 @@ func TestAdaptersRefuse(t *testing.T) {
 	with := func(name, value string) Spec {
 		return Spec{Alias: "a", Files: []string{"/m"}, Flags: map[string]string{name: value}}
 	}
-	two := Spec{Alias: "a", Files: []string{"/m", "/n"}}
+	files := func(paths ...string) Spec { return Spec{Alias: "a", Files: paths} }
+	two := files("/m", "/n")
 	llama := LlamaServer{Binary: "/l"}
 	for _, c := range []struct {
 		adapter Adapter
@@ -73,6 +91,15 @@ func TestAdaptersRefuse(t *testing.T) {
 		{llama, with("n-gpu-layers", "some"), "or one of auto, all"},
 		{llama, with("jinja", "yes"), "true or false"},
 		{llama, two, "names 2"},
+		{llama, files("/m-00001-of-00002.gguf"), "m-00001-of-00002.gguf is one of 2 files, the release names 1"},
+		{llama, files("/m-00001-of-00001.gguf", "/n-00002-of-00001.gguf"), "file 2 of the split model is n-00002-of-00001.gguf"},
+		{llama, files("/m-00002-of-00002.gguf", "/m-00001-of-00002.gguf"), "file 1 of the split model"},
+		{llama, files("/a/m-00001-of-00002.gguf", "/b/m-00002-of-00002.gguf"), "file 2 of the split model"},
+		{llama, Spec{Alias: "a", Files: []string{"/m"}, Adapters: []string{"/x,/etc/passwd"}}, "holds a comma"},
+		{LlamaServer{}, files("/m"), "no engine release brings it"},
+		{Embedded{Exe: "/b"}, Spec{Alias: "a", Files: []string{"/m"}, Program: &Program{Release: "l@1", Path: "/v"}}, "does not come as a release"},
+		{Embedded{Exe: "/b"}, Spec{Alias: "a", Files: []string{"/m"}, Projector: "/v/p.gguf"}, "takes no projector"},
+		{Template{Path: "/serve", Args: []string{"{socket}"}}, Spec{Alias: "a", Files: []string{"/m"}, Adapters: []string{"/x"}}, "takes no LoRA adapters"},
 		{Embedded{Exe: "/b"}, two, "names 2"},
 		{Embedded{Exe: "/b"}, with("temp", "1"), `"temp" of the embedded engine`},
 		{Template{Path: "serve", Args: []string{"{socket}"}}, with("", ""), "not an absolute path"},

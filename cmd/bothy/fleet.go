@@ -22,7 +22,7 @@ func fleetCommand() *cobra.Command {
 		Long:    "Publish, sign and assign releases. The fleet is a folder: keys, two signed\nrepositories and the files. Keep it on a machine that you trust.",
 		Example: "  bothy fleet init /srv/fleet --tenant acme --broker tcp://127.0.0.1:1883",
 	}
-	cmd.AddCommand(fleetInit(), fleetAdd(), fleetSign(), fleetAssign(), fleetServe(), fleetKey(), fleetMirror())
+	cmd.AddCommand(fleetInit(), fleetAdd(), fleetAddEngine(), fleetSign(), fleetAssign(), fleetServe(), fleetKey(), fleetMirror())
 	cmd.AddCommand(fleetStatus(), fleetWatch(), fleetRollback())
 	cmd.AddCommand(fleetEnroll(), fleetACL())
 	cmd.AddCommand(fleetOrder())
@@ -81,9 +81,8 @@ func fleetAdd() *cobra.Command {
 	var asJSON bool
 	var by makers
 	cmd := &cobra.Command{
-		Use: "add DIR FILE...", Short: "Take in a model (GGUF) or a policy file as the next version of a release",
-		Long: "Take in a model (GGUF) or a policy file as the next version of a release. It can be\nassigned once it is signed. --accept names a YAML list of questions that a device asks\n" +
-			"the new engine first: [{name: capital, prompt: What is the capital of France?, want:\nParis, timeout_seconds: 30}]; a regular expression goes into pattern instead of want.",
+		Use: "add DIR FILE...", Short: "Take in a model or a policy as the next version of a release",
+		Long:    "Take in a policy file or a model (a GGUF file, the first file of a split one, or a\nfolder) as the next version of a release. It can be assigned once it is signed.",
 		Example: "  bothy fleet add /srv/fleet --model assistant llama-1b.gguf --accept checks.yaml",
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) < 2 {
@@ -112,7 +111,9 @@ func fleetAdd() *cobra.Command {
 	f.IntVar(&o.Engine.Slots, "slots", 0, "requests served at once (default 1)")
 	f.StringArrayVar(&flags, "flag", nil, "engine flag as name=value; may be given again")
 	f.Int64Var(&o.Requires.MemoryBytes, "memory", 0, "bytes of memory that a device must have free")
-	f.StringVar(&accept, "accept", "", "YAML file of acceptance checks")
+	f.StringVar(&accept, "accept", "", "YAML list of checks: [{prompt: 2 and 2 is?, want: four}]")
+	f.StringVar(&o.Projector, "mmproj", "", "`FILE` that turns images into what the model reads")
+	f.StringArrayVar(&o.Adapters, "lora", nil, "`FILE` of a LoRA adapter; may be given again")
 	by.flags(cmd, &o)
 	f.BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
@@ -169,13 +170,17 @@ func fleetAddRun(cmd *cobra.Command, dir string, o fleet.AddOptions, asJSON bool
 	if err != nil {
 		return err
 	}
+	if err := o.Expand(); err != nil {
+		return fmt.Errorf("cannot add %s %q: %w", o.Kind, o.Name, err)
+	}
 	if err := o.FindSignature(); err != nil {
 		return fmt.Errorf("cannot add %s %q: %w", o.Kind, o.Name, err)
 	}
-	if o.Kind == release.Policy {
+	switch o.Kind {
+	case release.Policy:
 		err = checkPolicyFiles(o.Files)
-	} else {
-		err = checkModelFiles(o.Files, o.Engine, cmd.ErrOrStderr())
+	case release.Model:
+		err = checkModelFiles(o.Sources, o.Engine, cmd.ErrOrStderr())
 	}
 	if err != nil {
 		return err
@@ -261,7 +266,7 @@ func fleetSign() *cobra.Command {
 
 func fleetAssign() *cobra.Command {
 	var devices []string
-	var policyName, window, transfer string
+	var policyName, engine, window, transfer string
 	var asJSON, approval bool
 	cmd := &cobra.Command{
 		Use: "assign DIR ALIAS=NAME[@VERSION]...", Short: "Make signed releases what a device shall run",
@@ -282,7 +287,7 @@ func fleetAssign() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			c := fleet.Change{Models: models, Policy: policyName, AnyTime: window == "any"}
+			c := fleet.Change{Models: models, Policy: policyName, Engine: engine, AnyTime: window == "any"}
 			if cmd.Flags().Changed("approval") {
 				c.Approval = &approval
 			}
@@ -305,6 +310,7 @@ func fleetAssign() *cobra.Command {
 	}
 	cmd.Flags().StringArrayVar(&devices, "device", nil, "`DEVICE`, or all that match a pattern; may be repeated (required)")
 	cmd.Flags().StringVar(&policyName, "policy", "", "policy release, NAME[@VERSION] or none")
+	cmd.Flags().StringVar(&engine, "engine", "", "engine release, NAME[@VERSION] or none")
 	cmd.Flags().StringVar(&window, "window", "", "when it may switch, device time: \"sat 08:00-18:00\", any")
 	cmd.Flags().StringVar(&transfer, "transfer", "", "how it may fetch: 8MiB (a second), \"8MiB 22:00-04:00\", any")
 	cmd.Flags().BoolVar(&approval, "approval", false, "an operator at the device must approve it first")

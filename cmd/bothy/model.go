@@ -49,7 +49,15 @@ func modelText(m runtime.AliasStatus) (release, engine string) {
 	if m.Spec == nil {
 		return "", ""
 	}
-	return m.Spec.Release, m.Spec.Engine
+	return m.Spec.Release, engineText(*m.Spec)
+}
+
+// engineText names an engine, and the release that it comes from where it is not the box's own.
+func engineText(s runtime.Spec) string {
+	if r := s.EngineRelease(); r != "" {
+		return s.Engine + " (" + r + ")"
+	}
+	return s.Engine
 }
 
 func modelShow(o *options) *cobra.Command {
@@ -69,6 +77,11 @@ func modelShow(o *options) *cobra.Command {
 				out.line("settings", "context %s, slots %s, threads %s", orChosen(m.Spec.Context), orChosen(m.Spec.Slots), orChosen(m.Spec.Threads))
 				for _, f := range m.Spec.Files {
 					out.line("file", "%s", f)
+				}
+				for _, f := range append(m.Spec.Adapters, m.Spec.Projector) {
+					if f != "" {
+						out.line("with", "%s", f)
+					}
 				}
 			}
 			for _, l := range m.LastLines {

@@ -6,11 +6,13 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"regexp"
 
 	"github.com/bothy-edge/bothy/runtime"
 	"github.com/bothy-edge/bothy/runtime/embedded/gguf"
 	"github.com/bothy-edge/bothy/runtime/embedded/kernel"
 	"github.com/bothy-edge/bothy/runtime/embedded/model"
+	"github.com/bothy-edge/bothy/updater/fleet"
 	"github.com/bothy-edge/bothy/updater/release"
 )
 
@@ -24,12 +26,13 @@ const (
 // checkModelFiles keeps a fleet from publishing a model that no engine can open:
 // every device would fetch gigabytes, fail and undo. What only the embedded engine
 // cannot run is refused where that engine is asked for, and said on talk otherwise.
-func checkModelFiles(paths []string, spec release.EngineSpec, talk io.Writer) error {
+func checkModelFiles(sources []fleet.Source, spec release.EngineSpec, talk io.Writer) error {
 	engine := spec.Kind
-	if err := checkCommand(paths, spec); err != nil {
+	if err := checkCommand(sources, spec); err != nil {
 		return err
 	}
-	for i, path := range paths {
+	for i, s := range sources {
+		path := s.From
 		if engine == kindCommand && !isGGUF(path) {
 			continue // the format is between the release and the device's own server
 		}
@@ -52,17 +55,29 @@ func checkModelFiles(paths []string, spec release.EngineSpec, talk io.Writer) er
 
 // checkCommand asks the engine's adapter what a device would: whether it takes so many files and these flags.
 // A release that names no engine may set what llama-server takes.
-func checkCommand(paths []string, spec release.EngineSpec) error {
+func checkCommand(sources []fleet.Source, spec release.EngineSpec) error {
+	llama := runtime.LlamaServer{Binary: "/llama-server"}
 	adapters := map[string]runtime.Adapter{
-		"": runtime.LlamaServer{Binary: "llama-server"}, kindLlama: runtime.LlamaServer{Binary: "llama-server"}, kindEmbedded: runtime.Embedded{},
+		"": llama, kindLlama: llama, kindEmbedded: runtime.Embedded{},
 		kindCommand: runtime.Template{Path: "/server", Args: []string{"{socket}"}},
 	}
 	adapter, ok := adapters[spec.Kind]
 	if !ok {
 		return usageError{fmt.Errorf("cannot use --engine %q: want llama-server, embedded or command", spec.Kind)}
 	}
-	_, err := adapter.Command(runtime.Spec{Alias: "model", Files: paths, Flags: spec.Flags}, "/engine.sock")
-	if err != nil && len(paths) > 1 {
+	model := runtime.Spec{Alias: "model", Flags: spec.Flags}
+	for _, s := range sources {
+		switch path := "/" + s.Path; s.Role {
+		case release.Projector:
+			model.Projector = path
+		case release.Adapter:
+			model.Adapters = append(model.Adapters, path)
+		default:
+			model.Files = append(model.Files, path)
+		}
+	}
+	_, err := adapter.Command(model, "/engine.sock")
+	if err != nil && len(model.Files) > 1 {
 		return withHint{fmt.Errorf("cannot add the release: %w", err), mergeHint}
 	}
 	if err != nil {
@@ -70,6 +85,11 @@ func checkCommand(paths []string, spec release.EngineSpec) error {
 	}
 	return nil
 }
+
+// splitFirst is the name of the first file of a split model.
+var splitFirst = regexp.MustCompile(`-00001-of-[0-9]{5}\.gguf$`)
+
+const splitHint = "name the first one, NAME-00001-of-0000N.gguf, with the others beside it"
 
 const mergeHint = "llama-gguf-split --merge FIRST.gguf ONE.gguf makes one file of a model in several"
 
@@ -100,7 +120,10 @@ func checkModelFile(path string, first bool) error {
 		return nil // the description of the whole is in the first
 	}
 	if all, ok := f.Meta.Uint("split.count"); ok && all > 1 {
-		return withHint{fmt.Errorf("cannot use %s: it is one of the %d files of a model", path, all), mergeHint}
+		if !splitFirst.MatchString(path) {
+			return withHint{fmt.Errorf("cannot use %s: it is one of the %d files of a model, which find each other by their names", path, all), splitHint}
+		}
+		return fmt.Errorf("a model in %d files: %w", all, model.ErrUnsupported)
 	}
 	if _, err := model.Inspect(f); errors.Is(err, gguf.ErrFormat) {
 		return fmt.Errorf("cannot publish %s: %w", path, err)

@@ -25,7 +25,14 @@ type AddOptions struct {
 	Kind    release.Kind
 	Name    string
 	Version uint64   // 0: the next one, or the newest if it is the same release
-	Files   []string // paths on this machine; the first is the one that is opened
+	Files   []string // paths on this machine: files, the first of a split model, or one folder
+	// Sources are the files of the release, the one that is opened first; nil: Expand lists them.
+	Sources []Source
+	// Projector turns images into what a model reads; Adapters are LoRA adapters. They may lie in the folder of Files.
+	Projector string
+	Adapters  []string
+	// Program says how an engine is run; an engine has one.
+	Program *release.Program
 
 	Requires release.Requirements
 	Accept   []release.Check
@@ -56,8 +63,14 @@ func (f *Fleet) add(ctx context.Context, o AddOptions) (release.Document, error)
 	if err := release.CheckName(o.Name); err != nil {
 		return release.Document{}, err
 	}
-	if o.Kind.Folder() == "" {
+	switch {
+	case o.Kind.Folder() == "":
 		return release.Document{}, errors.New("the kind is not model, policy or engine")
+	case o.Kind == release.Engine && o.Program == nil:
+		return release.Document{}, errors.New("it does not say how the engine is run")
+	}
+	if err := o.Expand(); err != nil {
+		return release.Document{}, err
 	}
 	if err := o.FindSignature(); err != nil {
 		return release.Document{}, err
@@ -67,12 +80,12 @@ func (f *Fleet) add(ctx context.Context, o AddOptions) (release.Document, error)
 		return release.Document{}, err
 	}
 	// Hashing takes minutes; the lock is taken only for what follows.
-	files, err := f.ingest(ctx, o.Files, o.Progress)
+	files, err := f.ingest(ctx, o.Sources, o.Progress)
 	if err != nil {
 		return release.Document{}, err
 	}
 	doc := release.Document{Schema: release.Schema, Kind: o.Kind, Name: o.Name, Version: max(o.Version, 1), Files: files,
-		Requires: o.Requires, Accept: o.Accept, Engine: o.Engine}
+		Requires: o.Requires, Accept: o.Accept, Engine: o.Engine, Program: o.Program}
 	if err := f.attach(ctx, &doc, signature); err != nil {
 		return release.Document{}, err
 	}
@@ -106,6 +119,9 @@ func (f *Fleet) add(ctx context.Context, o AddOptions) (release.Document, error)
 	raw, err := doc.Encode()
 	if err != nil {
 		return release.Document{}, err
+	}
+	if len(raw) > release.MaxDocument {
+		return release.Document{}, fmt.Errorf("its document has %d bytes, at most %d are accepted; it has %d files", len(raw), release.MaxDocument, len(doc.Files))
 	}
 	return doc, writeFile(f.pendingPath(doc.Target()), raw, 0o644)
 }
@@ -211,32 +227,33 @@ func (f *Fleet) pending(kind release.Kind) ([]release.Document, error) {
 }
 
 // ingest copies files into blobs, each under its digest with its block index.
-func (f *Fleet) ingest(ctx context.Context, paths []string, progress func(done, total int64)) ([]release.File, error) {
-	if len(paths) == 0 {
-		return nil, errors.New("name at least one file")
-	}
+func (f *Fleet) ingest(ctx context.Context, sources []Source, progress func(done, total int64)) ([]release.File, error) {
 	var total, done int64
-	for _, path := range paths {
-		info, err := os.Stat(path)
+	for _, s := range sources {
+		info, err := os.Stat(s.From)
 		if err != nil {
 			return nil, err
 		}
 		if !info.Mode().IsRegular() {
-			return nil, fmt.Errorf("%s is not a regular file", path)
+			return nil, fmt.Errorf("%s is not a regular file", s.From)
+		}
+		if info.Size() == 0 {
+			return nil, fmt.Errorf("%s is empty; a release holds no empty files", s.From)
 		}
 		total += info.Size()
 	}
 	var files []release.File
-	for _, path := range paths {
-		file, err := f.ingestOne(ctx, path, func(n int64) {
+	for _, s := range sources {
+		file, err := f.ingestOne(ctx, s.From, func(n int64) {
 			done += n
 			if progress != nil {
 				progress(done, total)
 			}
 		})
 		if err != nil {
-			return nil, fmt.Errorf("%s: %w", path, err)
+			return nil, fmt.Errorf("%s: %w", s.From, err)
 		}
+		file.Path, file.Role, file.Executable = s.Path, s.Role, s.Executable
 		files = append(files, file)
 	}
 	return files, nil

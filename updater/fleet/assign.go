@@ -192,6 +192,9 @@ func (f *Fleet) resolve(kind release.Kind, id string) (string, error) {
 	if pending {
 		return "", fmt.Errorf("%s %s is not signed; run: bothy fleet sign %s %s", kind, id, f.dir, id)
 	}
+	if kind == release.Engine {
+		return "", fmt.Errorf("there is no engine %s; run: bothy fleet add-engine %s FOLDER --name %s", id, f.dir, name)
+	}
 	return "", fmt.Errorf("there is no %s %s; run: bothy fleet add %s --%s %s FILE", kind, id, f.dir, kind, name)
 }
 

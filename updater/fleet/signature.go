@@ -34,8 +34,11 @@ func (o *AddOptions) FindSignature() error {
 	case o.Unsigned:
 		return nil
 	}
+	if err := o.Expand(); err != nil {
+		return err
+	}
 	if o.Signature == "" {
-		o.Signature = lying(o.Files)
+		o.Signature = lying(o.Sources)
 	}
 	switch {
 	case o.Signature == "" && len(o.Signers) > 0:
@@ -43,15 +46,15 @@ func (o *AddOptions) FindSignature() error {
 	case o.Signature != "" && len(o.Signers) == 0:
 		return fmt.Errorf("the model has a signature in %s and nobody said whose it must be: give --signer-key PEM or --signer-roots PEM, or go without by --unsigned", o.Signature)
 	case o.Signature != "":
-		o.Files = slices.DeleteFunc(slices.Clone(o.Files), func(path string) bool { return sameFile(path, o.Signature) })
+		o.Sources = slices.DeleteFunc(slices.Clone(o.Sources), func(s Source) bool { return sameFile(s.From, o.Signature) })
 	}
 	return nil
 }
 
 // lying answers the signature that lies beside files, or "".
-func lying(files []string) string {
-	for _, path := range files {
-		for _, beside := range []string{filepath.Join(filepath.Dir(path), signatureName), path + ".sig"} {
+func lying(sources []Source) string {
+	for _, s := range sources {
+		for _, beside := range []string{filepath.Join(filepath.Dir(s.From), signatureName), s.From + ".sig"} {
 			if _, err := os.Lstat(beside); err == nil {
 				return beside
 			}
@@ -80,7 +83,11 @@ func (o AddOptions) verify(now time.Time) (*made, error) {
 	if o.Signature == "" {
 		return nil, nil
 	}
-	for _, path := range append([]string{o.Signature}, o.Files...) {
+	paths := []string{o.Signature}
+	for _, s := range o.Sources {
+		paths = append(paths, s.From)
+	}
+	for _, path := range paths {
 		info, err := os.Lstat(path)
 		if err != nil {
 			return nil, err
