@@ -22,6 +22,7 @@ const (
 	maxCertificate  = 16 << 10 // bytes of DER
 	maxSignature    = 1 << 10  // bytes; an ECDSA signature has at most 139
 	maxDepth        = 16       // of nested JSON
+	maxRSA          = 8192     // bits of a key that issued certificates
 )
 
 // payloadType is what the envelope must say that it holds.

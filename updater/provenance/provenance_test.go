@@ -2,9 +2,11 @@ package provenance_test
 
 import (
 	"bytes"
+	"crypto/ecdsa"
 	"crypto/ed25519"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/rsa"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
@@ -12,6 +14,7 @@ import (
 	"encoding/pem"
 	"fmt"
 	"maps"
+	"math/big"
 	"strings"
 	"testing"
 	"time"
@@ -278,6 +281,27 @@ func TestSignatureOfAStrangerIsRefused(t *testing.T) {
 		if got, err := provenance.Verify(test.raw, test.signers, day); err == nil || !strings.Contains(err.Error(), test.want) {
 			t.Errorf("%s: got %v, %v; want an error with %q", name, got, err, test.want)
 		}
+	}
+}
+
+// TestHugeKeysInAChainAreRefusedBeforeTheyAreUsed: one check with a key that
+// fills a certificate takes seconds, and a chain has many.
+func TestHugeKeysInAChainAreRefusedBeforeTheyAreUsed(t *testing.T) {
+	s := provenancetest.NewCertificate(t, from, to, nil)
+	by, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	huge := &rsa.PublicKey{N: new(big.Int).SetBit(big.NewInt(1), 20_000, 1), E: 65537}
+	c := &x509.Certificate{SerialNumber: big.NewInt(3), Subject: pkix.Name{CommonName: "huge"}, NotBefore: from, NotAfter: to}
+	der, err := x509.CreateCertificate(rand.Reader, c, c, huge, by)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Chain = append(s.Chain, der)
+	got, err := provenance.Verify(s.Sign(model()...), []provenance.Signer{byRoots(t, s, "")}, day)
+	if err == nil || !strings.Contains(err.Error(), "20001 bits") {
+		t.Errorf("got %v, %v; want the key refused", got, err)
 	}
 }
 

@@ -1,6 +1,7 @@
 package provenance
 
 import (
+	"crypto/rsa"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -46,6 +47,10 @@ func (b bundle) signer(signers []Signer, at time.Time) (string, error) {
 		c, err := x509.ParseCertificate(der)
 		if err != nil {
 			return "", fmt.Errorf("cannot read its certificates: %w", err)
+		}
+		// The time of a check grows with the square of the key, and whoever sent it chose the key.
+		if key, ok := c.PublicKey.(*rsa.PublicKey); ok && key.N.BitLen() > maxRSA {
+			return "", fmt.Errorf("a certificate of its chain has an RSA key of %d bits, at most %d are accepted", key.N.BitLen(), maxRSA)
 		}
 		chain = append(chain, c)
 	}
