@@ -3,8 +3,6 @@ package e2e
 import (
 	"compress/gzip"
 	"context"
-	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -19,26 +17,6 @@ import (
 	"github.com/bothy-edge/bothy/updater/mqtt"
 	"github.com/bothy-edge/bothy/updater/mqtt/wire"
 )
-
-// known makes the fleet believe the device's key, as an enrolment would.
-func (w *world) known() {
-	w.t.Helper()
-	public, err := hex.DecodeString(w.key)
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	raw, err := json.Marshal(fleet.DeviceRecord{Schema: 1, Device: device, PublicKey: public, State: fleet.DeviceApproved})
-	if err != nil {
-		w.t.Fatal(err)
-	}
-	path := filepath.Join(w.fleet.Dir(), "devices", device+".json")
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
-		w.t.Fatal(err)
-	}
-	if err := os.WriteFile(path, raw, 0o600); err != nil {
-		w.t.Fatal(err)
-	}
-}
 
 // order gives one order and waits for its answer.
 func (w *world) order(kind string, more ...string) fleet.OrderRecord {
@@ -104,7 +82,7 @@ func (p *tap) replay(t *testing.T) {
 func TestOrdersOverMosquitto(t *testing.T) {
 	t.Parallel()
 	w := online(t)
-	w.known()
+	w.register()
 	thief := tapCommands(t, w)
 	w.startAgent()
 	w.add("mote", "mote-chat-q8_0.gguf")
