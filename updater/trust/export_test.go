@@ -7,6 +7,7 @@ import "testing"
 type Attack struct {
 	Family, Place string
 	cell          cell
+	place         place
 }
 
 // Attacks are those of the table that are no mere reason: of each family those
@@ -19,7 +20,7 @@ func Attacks(n int) []Attack {
 			p := places()[at%len(places())]
 			at++
 			if c := f.at(p); c.why == "" {
-				some = append(some, Attack{f.name, p.String(), c})
+				some = append(some, Attack{f.name, p.String(), c, p})
 				taken++
 			}
 		}
@@ -34,7 +35,7 @@ func (a Attack) Run(t *testing.T, carry func(*Fleet) Source) {
 		// anybody signed it is not known then, so it is no refusal.
 		a.cell.code = ""
 	}
-	a.cell.run(t, func(s *sim) Source { return carry(&Fleet{s}) })
+	a.cell.run(t, a.place, func(s *sim) Source { return carry(&Fleet{s}) })
 }
 
 // Fleet is what the simulator serves at the moment.
