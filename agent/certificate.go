@@ -181,20 +181,3 @@ func (l *link) askCertificate(ctx context.Context) {
 	}
 	l.log.LogAttrs(ctx, slog.LevelInfo, "next certificate asked for", slog.Any("error", err))
 }
-
-// certificateFinding tells an operator of a certificate that was not renewed in time.
-func certificateFinding(end, now time.Time) (Finding, bool) {
-	if end.IsZero() || end.Sub(now) > expiryWarning {
-		return Finding{}, false
-	}
-	f := Finding{
-		ID: "certificate-expires", Severity: HealthWarning, What: "the device's certificate expires on " + end.Local().Format(time.DateOnly),
-		Why: "then the broker refuses this box: no updates, no reports; serving goes on", Hint: "see that `bothy fleet serve` runs and answers, or enrol again with a new token",
-	}
-	if !now.Before(end) {
-		f.What = "the device's certificate expired on " + end.Local().Format(time.DateOnly)
-		f.Why = "the broker refuses this box: no updates, no reports; serving goes on"
-		f.Hint = "bothy fleet enroll token for this device, then bothy enroll TOKEN here"
-	}
-	return f, true
-}

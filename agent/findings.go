@@ -149,3 +149,17 @@ func upstreamFindings(s Status, _ time.Time) (all []Finding) {
 	}
 	return all
 }
+
+// certificateFinding tells of a certificate that was not renewed in time; end is zero where there is none.
+func certificateFinding(end, now time.Time) (Finding, bool) {
+	if end.IsZero() || end.Sub(now) > expiryWarning {
+		return Finding{}, false
+	}
+	day := end.Local().Format(time.DateOnly)
+	f := Finding{"certificate-expires", HealthWarning, "the device's certificate expires on " + day, "then the broker refuses this box: no updates, no reports; serving goes on", "see that `bothy fleet serve` runs and answers, or enrol again: bothy enroll TOKEN"}
+	if !now.Before(end) {
+		f.What, f.Why = "the device's certificate expired on "+day, "the broker refuses this box: no updates, no reports; serving goes on"
+		f.Hint = "a new token (bothy fleet enroll token), then here: bothy enroll TOKEN"
+	}
+	return f, true
+}

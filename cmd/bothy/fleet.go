@@ -20,7 +20,7 @@ func fleetCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "fleet", Short: "Publish, sign and assign releases (the fleet manager's side)",
 		Long:    "Publish, sign and assign releases. The fleet is a folder: keys, two signed\nrepositories and the files. Keep it on a machine that you trust.",
-		Example: "  bothy fleet init /srv/fleet --tenant acme --broker tcp://127.0.0.1:1883",
+		Example: "  bothy fleet init /srv/fleet --tenant acme --broker tls://127.0.0.1:8883",
 	}
 	cmd.AddCommand(fleetInit(), fleetAdd(), fleetAddEngine(), fleetSign(), fleetAssign(), fleetServe(), fleetKey(), fleetMirror())
 	cmd.AddCommand(fleetStatus(), fleetWatch(), fleetRollback())

@@ -30,7 +30,7 @@ func fleetServe() *cobra.Command {
 	var p passphrases
 	cmd := &cobra.Command{
 		Use: "serve DIR", Short: "Serve wants, metadata and files to devices over the broker (the depot)",
-		Long:    "Serve wants, metadata and files to the devices of a fleet over the broker, and renew\nwhat the online keys sign. Encrypted ones are opened at the start, from files or by\nasking, and stay in memory. --embedded-broker starts a broker in this process, for\ndemonstrations and small sites.",
+		Long:    "Serve wants, metadata and files to the devices of a fleet over the broker, and renew\nwhat the online keys sign. Encrypted ones are opened at the start, from files or by\nasking, and stay in memory. --embedded-broker starts a broker in this process, for\ndemonstrations and small sites. Where the fleet's broker is tls://, both use\ncertificates of the fleet, unless --cert names others.",
 		Example: "  bothy fleet serve /srv/fleet --embedded-broker 127.0.0.1:1883",
 		Args:    exactly("DIR"),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -60,6 +60,9 @@ func serveFleet(ctx context.Context, f *fleet.Fleet, s serveFlags, log *slog.Log
 	broker := s.broker
 	if broker == "" {
 		broker = f.Broker()
+	}
+	if err := f.MendRevocations(); err != nil {
+		log.Error("revocation list not written", "error", err)
 	}
 	conf, err := s.tls(f, broker)
 	if err != nil {

@@ -26,6 +26,8 @@ import (
 const (
 	authorityLife   = 20 * 365 * 24 * time.Hour
 	certificateLife = 365 * 24 * time.Hour
+	// brokerLife is longer: when nobody writes a broker's files again, its end would lock everybody out.
+	brokerLife = 5 * certificateLife
 	// clockSlack is how far behind the fleet's a clock may be that checks a new certificate.
 	clockSlack = time.Hour
 )
@@ -191,7 +193,7 @@ func (f *Fleet) BrokerCertificate(hosts ...string) (Certificate, error) {
 				c.DNSNames = append(c.DNSNames, h)
 			}
 		}
-		return f.signCertificate(c, a.cert, public, a.key, certificateLife)
+		return f.signCertificate(c, a.cert, public, a.key, brokerLife)
 	}, func(c *x509.Certificate) bool {
 		for _, h := range hosts {
 			if c.VerifyHostname(h) != nil {
@@ -235,7 +237,11 @@ func (f *Fleet) ownCertificate(name string, issue func(authority, ed25519.Public
 	if err != nil {
 		return fail(err)
 	}
-	have.NotAfter = f.Now().Add(certificateLife)
+	made, err := enrolment.ParseCertificate(text)
+	if err != nil {
+		return fail(err)
+	}
+	have.NotAfter = made.NotAfter
 	return have, writeFile(have.CertFile, text, 0o644)
 }
 
