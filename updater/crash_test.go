@@ -91,8 +91,11 @@ func pausing(w *world) func(*agent) {
 	open := w.hold("fetch mote@2")
 	return func(a *agent) {
 		c, ok := a.last()
+		w.mu.Lock()
+		held := w.gates["fetch mote@2"] != nil
+		w.mu.Unlock()
 		switch {
-		case ok && c.State == Fetching:
+		case ok && held && c.State == Fetching:
 			_ = a.Pause(context.Background(), c.ID)
 		case ok && c.State == Paused && c.Reason == reasonOperator:
 			open()

@@ -146,6 +146,9 @@ func (u *Updater) stageEnded(err error) error {
 	if err == nil {
 		return u.move(Staged, nil)
 	}
+	if noSpace(err) {
+		return u.pause(reasonNoSpace, err)
+	}
 	code := codePolicy
 	if _, ok := errors.AsType[unproven](err); ok {
 		code = codeProvenance

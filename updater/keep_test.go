@@ -108,6 +108,7 @@ func TestPreviousSetGivesWayForSpaceOnlyWhereThatIsAllowed(t *testing.T) {
 			c := a.reaches(Paused)
 			expect(t, "reason", c.Reason, reasonNoSpace)
 			<-time.After(time.Hour)
+			synctest.Wait()
 			c = a.newest()
 			if !giveUp {
 				expect(t, "not allowed", fmt.Sprint(c.State, " ", c.Reason), "paused nospace")

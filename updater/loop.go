@@ -265,8 +265,8 @@ func (u *Updater) record(o outcome) error {
 	if u.change == nil || u.change.State != o.state {
 		return nil
 	}
-	if o.err == nil && o.state != Preflight {
-		// A preflight passes on every try of a fetch that fails; it must not shorten the next pause.
+	if o.err == nil && o.state != Preflight && o.state != Fetching {
+		// What passes on every try of something later that fails must not shorten the next pause.
 		u.tries = 0
 	}
 	switch o.state {
