@@ -66,15 +66,19 @@ func (b *box) preflight(ctx context.Context, want release.Want, need int64) erro
 	}
 	before := ailing(b.supervisor.Status())
 	b.ailing.Store(&before)
-	host := hostStatus(b.o.Config.State)
-	if err := b.admits(want, host.MemoryTotal); err != nil {
+	return b.fits(ctx, want, hostStatus(b.o.Config.State).MemoryTotal)
+}
+
+// fits says why the releases of a want cannot run on a box with so many bytes of memory.
+func (b *box) fits(ctx context.Context, want release.Want, memory uint64) error {
+	if err := b.admits(want, memory); err != nil {
 		return err
 	}
 	for alias, doc := range want.Models {
 		if err := b.engines.runnable(alias, want); err != nil {
 			return fmt.Errorf("cannot run %s: %w", doc.ID(), err)
 		}
-		if err := errors.Join(b.meets(doc, host.MemoryTotal), b.meetsEngine(ctx, alias, want)); err != nil {
+		if err := errors.Join(b.meets(doc, memory), b.meetsEngine(ctx, alias, want)); err != nil {
 			return fmt.Errorf("cannot run %s: %w", doc.ID(), err)
 		}
 	}
