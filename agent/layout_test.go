@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
 	"github.com/bothy-edge/bothy/runtime"
 	"github.com/bothy-edge/bothy/updater"
 	"github.com/bothy-edge/bothy/updater/content"
@@ -89,8 +91,8 @@ func TestAReleaseIsPlacedUnderItsNames(t *testing.T) {
 		Projector: m + "/eye.gguf", Adapters: []string{m + "/x/tone.gguf"},
 		Program: &runtime.Program{Release: "llama@3", Path: e + "/bin/server", Loader: e + "/lib/ld.so", Libraries: []string{e + "/lib"}},
 	}
-	if fmt.Sprintf("%+v %+v", spec, *spec.Program) != fmt.Sprintf("%+v %+v", want, *want.Program) {
-		t.Errorf("got %+v with %+v, want %+v with %+v", spec, *spec.Program, want, *want.Program)
+	if diff := cmp.Diff(want, spec); diff != "" {
+		t.Errorf("placed otherwise (-want +got):\n%s", diff)
 	}
 	for _, path := range []string{spec.Files[1], spec.Projector, spec.Adapters[0], spec.Program.Path, spec.Program.Loader} {
 		if _, err := os.Stat(path); err != nil {
