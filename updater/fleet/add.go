@@ -79,6 +79,7 @@ func (f *Fleet) add(ctx context.Context, o AddOptions) (release.Document, error)
 	if err != nil {
 		return release.Document{}, err
 	}
+	o.leaveOut(signature)
 	// Hashing takes minutes; the lock is taken only for what follows.
 	files, err := f.ingest(ctx, o.Sources, o.Progress)
 	if err != nil {

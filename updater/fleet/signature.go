@@ -114,6 +114,19 @@ func (o AddOptions) verify(now time.Time) (*made, error) {
 	return &made{Verified: got, path: o.Signature, sha256: hex.EncodeToString(sum[:]), at: at}, nil
 }
 
+// leaveOut drops from a folder's files those that the signer left out on purpose:
+// they may lie there, and are no part of the model. Files that were named one by
+// one all belong to it.
+func (o *AddOptions) leaveOut(m *made) {
+	if m == nil || len(o.Files) != 1 {
+		return
+	}
+	if info, err := os.Stat(o.Files[0]); err != nil || !info.IsDir() {
+		return
+	}
+	o.Sources = slices.DeleteFunc(slices.Clone(o.Sources), func(s Source) bool { return m.Ignores(s.Path) })
+}
+
 // attach makes the signature a file of the release, if the release has exactly
 // the files that were signed.
 func (f *Fleet) attach(ctx context.Context, doc *release.Document, m *made) error {

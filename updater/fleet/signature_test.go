@@ -142,3 +142,68 @@ func TestSignatureBesideAModelIsNotPassedOver(t *testing.T) {
 		}
 	}
 }
+
+// TestFolderOfASignedModel: everything in it was signed, or left out by the signer.
+func TestFolderOfASignedModel(t *testing.T) {
+	f := newFleet(t)
+	maker := provenancetest.NewKey(t, elliptic.P256())
+	signers := knows(t, provenance.Spec{Name: "vendor", Key: maker.KeyPEM})
+	for name, c := range map[string]struct {
+		spoil func(dir string)
+		want  string // in the error; "" takes it in
+	}{
+		"as it was signed": {func(string) {}, ""},
+		"with what was left out": {func(dir string) {
+			write(t, filepath.Join(dir, "notes.txt"), "mine")
+			write(t, filepath.Join(dir, ".gitattributes"), "x")
+		}, ""},
+		"a file more":           {func(dir string) { write(t, filepath.Join(dir, "weights", "evil.so"), "x") }, `"weights/evil.so" is not among those signed`},
+		"a file less":           {func(dir string) { remove(t, filepath.Join(dir, "weights", "b.bin")) }, `missing, the first is "weights/b.bin"`},
+		"a file moved":          {func(dir string) { rename(t, filepath.Join(dir, "weights", "b.bin"), filepath.Join(dir, "b.bin")) }, `"b.bin" is not among those signed`},
+		"a link to a file":      {func(dir string) { link(t, "../a.gguf", filepath.Join(dir, "weights", "c.gguf")) }, "never reached through links"},
+		"a link that leads out": {func(dir string) { link(t, "/etc/hostname", filepath.Join(dir, "weights", "c.bin")) }, "leads out"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			if err := os.Mkdir(filepath.Join(dir, "weights"), 0o755); err != nil {
+				t.Fatal(err)
+			}
+			write(t, filepath.Join(dir, "a.gguf"), "weights")
+			write(t, filepath.Join(dir, "weights", "b.bin"), "more")
+			files := []provenance.File{provenancetest.FileOf("a.gguf", "weights"), provenancetest.FileOf("weights/b.bin", "more")}
+			write(t, filepath.Join(dir, signatureName), string(maker.SignIgnoring([]string{"model.sig", "notes.txt"}, files...)))
+			c.spoil(dir)
+			doc, err := f.Add(t.Context(), AddOptions{Kind: release.Model, Name: "mote", Files: []string{dir}, Signers: signers})
+			if c.want != "" {
+				if err == nil || !strings.Contains(err.Error(), c.want) {
+					t.Errorf("got %v, %v; want an error with %q", doc.ID(), err, c.want)
+				}
+				return
+			}
+			if err != nil || len(doc.Content()) != 2 || doc.Provenance == nil || doc.Primary().Path != "a.gguf" {
+				t.Errorf("got %+v, %v; want the two files that were signed", doc, err)
+			}
+		})
+	}
+}
+
+func remove(t *testing.T, path string) {
+	t.Helper()
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func rename(t *testing.T, from, to string) {
+	t.Helper()
+	if err := os.Rename(from, to); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func link(t *testing.T, to, path string) {
+	t.Helper()
+	if err := os.Symlink(to, path); err != nil {
+		t.Fatal(err)
+	}
+}

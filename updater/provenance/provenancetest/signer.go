@@ -93,6 +93,13 @@ func FileOf(name, contents string) provenance.File {
 	return provenance.File{Name: name, SHA256: hex.EncodeToString(sum[:])}
 }
 
+// SignIgnoring signs files and the paths that were left out.
+func (s Signer) SignIgnoring(ignored []string, files ...provenance.File) []byte {
+	statement := Statement(files...)
+	statement["predicate"].(Object)["serialization"].(Object)["ignore_paths"] = ignored
+	return Encode(s.t, s.Bundle(statement))
+}
+
 // Statement is what is signed of files, as a publisher's tool writes it.
 func Statement(files ...provenance.File) Object {
 	files = slices.Clone(files)
