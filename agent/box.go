@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -58,14 +59,16 @@ type box struct {
 	flow       *content.Flow // bounds every transfer
 	updater    *updater.Updater
 
-	ailing atomic.Pointer[map[string]ailment] // what did not serve before the change under way
+	retired chan struct{}                      // closed when the fleet retired this box
+	retire  sync.Once                          // closes it
+	ailing  atomic.Pointer[map[string]ailment] // what did not serve before the change under way
 }
 
 // open opens every part; what was opened before a failure is closed again.
 func open(ctx context.Context, o Options) (*box, error) {
 	kept, log := newJournal(o.Log)
 	o.Log = log
-	b := &box{o: o, log: log, started: time.Now(), policies: newPolicies(log), journal: kept, looks: make(chan struct{}, 1)}
+	b := &box{o: o, log: log, started: time.Now(), policies: newPolicies(log), journal: kept, looks: make(chan struct{}, 1), retired: make(chan struct{})}
 	for _, part := range []func(context.Context) error{b.openStore, b.openRuntime, b.openRouter, b.openFleet, b.openUpdater} {
 		if err := part(ctx); err != nil {
 			b.close()

@@ -236,6 +236,7 @@ func (b *box) carryOut() map[release.OrderKind]act {
 			return "the state is sent anew", nil
 		},
 		release.OrderLogs: b.collectLogs,
+		release.OrderWipe: b.orderWipe,
 	}
 }
 

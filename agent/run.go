@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log"
 	"log/slog"
@@ -40,6 +41,21 @@ func Run(ctx context.Context, o Options) error {
 	if err := os.MkdirAll(o.Config.State, 0o700); err != nil {
 		return fmt.Errorf("cannot use the state folder: %w", err)
 	}
+	r, retiring, err := loadRetirement(o.Config.State)
+	if err == nil && !retiring {
+		if err = runBox(ctx, o); !errors.Is(err, errRetired) {
+			return err
+		}
+		r, retiring, err = loadRetirement(o.Config.State)
+	}
+	if err != nil || !retiring {
+		return err
+	}
+	return r.finish(ctx, o.farewell, o.Log)
+}
+
+// runBox is Run of a box that is not being retired.
+func runBox(ctx context.Context, o Options) error {
 	listeners, err := openListeners(o.Config)
 	if err != nil {
 		return err
@@ -128,6 +144,8 @@ func (b *box) serve(ctx context.Context, listeners map[string]net.Listener) erro
 	case <-ctx.Done():
 	case err = <-failed:
 		b.log.Error("stopping", "error", err)
+	case <-b.retired:
+		err = errRetired
 	}
 	b.notify.Stopping()
 	b.drain(servers)

@@ -23,7 +23,7 @@ func fleetCommand() *cobra.Command {
 		Example: "  bothy fleet init /srv/fleet --tenant acme --broker tls://127.0.0.1:8883",
 	}
 	cmd.AddCommand(fleetInit(), fleetAdd(), fleetAddEngine(), fleetSign(), fleetAssign(), fleetServe(), fleetKey(), fleetMirror())
-	cmd.AddCommand(fleetStatus(), fleetWatch(), fleetRollback())
+	cmd.AddCommand(fleetStatus(), fleetWatch(), fleetRollback(), fleetRetire())
 	cmd.AddCommand(fleetEnroll(), fleetACL())
 	cmd.AddCommand(fleetOrder())
 	return cmd

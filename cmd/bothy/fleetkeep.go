@@ -63,3 +63,14 @@ func unlockOnline(f *fleet.Fleet, named bool, log *slog.Logger) error {
 	}
 	return nil
 }
+
+// finishWipes ends what an interrupted depot left of devices that are wiped.
+func finishWipes(f *fleet.Fleet, log *slog.Logger) {
+	done, err := f.FinishWipes()
+	if err != nil {
+		log.Error("cannot finish the retirement of a device", "error", err)
+	}
+	for _, device := range done {
+		log.Info("device wiped and retired", "device", device)
+	}
+}

@@ -92,7 +92,7 @@ func serveFleet(ctx context.Context, f *fleet.Fleet, s serveFlags, log *slog.Log
 	defer stop()
 	log.Info("depot serves", "fleet", f.Dir(), "tenant", f.Tenant(), "broker", broker)
 	return depot.Serve(ctx, depot.Config{
-		Enroll: f, Fleet: f, Tenant: f.Tenant(), Depot: f.Depot(), Log: log, Reports: takeReports(f, take, log), Orders: f.OutstandingOrders,
+		Enroll: f, Fleet: f, Tenant: f.Tenant(), Depot: f.Depot(), Log: log, Reports: takeReports(f, take, log), Orders: f.OutstandingOrders, Retired: f.Retired,
 		Session: mqtt.Config{Broker: broker, TLS: conf, AllowPlain: s.plain, Log: log},
 	})
 }
@@ -101,6 +101,7 @@ func renewLoop(ctx context.Context, f *fleet.Fleet, log *slog.Logger) {
 	tick := time.NewTicker(renewEvery)
 	defer tick.Stop()
 	for {
+		finishWipes(f, log)
 		r, err := f.Renew()
 		if err != nil {
 			log.Error("cannot renew all that is signed; devices refuse it once it has expired", "error", err)

@@ -83,6 +83,9 @@ func (f *Fleet) assign(device string, c Change) (release.Assignment, error) {
 	if b.published() && sameSet(last, next) {
 		return last, nil
 	}
+	if r, err := f.Device(device); err == nil && r.State == DeviceRetired && len(next.Paths()) > 0 {
+		return release.Assignment{}, errors.New("the device is retired; its name is not given again")
+	}
 	next.Counter = last.Counter + 1
 	// What was rolled back stays so until another release takes its place.
 	next.Older = slices.DeleteFunc(slices.Clone(next.Older), func(path string) bool { return !slices.Contains(next.Paths(), path) })

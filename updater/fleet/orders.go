@@ -276,7 +276,7 @@ func (f *Fleet) orderAnswered(device string, e mqtt.Event) error {
 	if err != nil {
 		return err
 	}
-	return f.settleOrders(device, func(o *sentOrder) bool {
+	err = f.settleOrders(device, func(o *sentOrder) bool {
 		// A refused replay of an old order is no second answer to it.
 		if o.Number != a.Number || o.Outcome != "" {
 			return false
@@ -284,6 +284,10 @@ func (f *Fleet) orderAnswered(device string, e mqtt.Event) error {
 		o.Outcome, o.Code, o.Detail, o.Answered = a.Outcome, a.Code, a.Detail, e.Time.UTC()
 		return true
 	})
+	if err == nil && a.Kind == release.OrderWipe {
+		_, err = f.finishWipe(device)
+	}
+	return err
 }
 
 // settleOrders changes records of a device's orders. Without a change it takes no lock.

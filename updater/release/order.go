@@ -32,6 +32,7 @@ const (
 	OrderCancel  OrderKind = "cancel"       // end the change that is under way
 	OrderRecheck OrderKind = "recheck"      // look for a new want now
 	OrderReport  OrderKind = "report"       // send the state anew
+	OrderWipe    OrderKind = "wipe"         // remove what the box holds, its identity last; the argument audit=wipe: the audit log too
 	OrderLogs    OrderKind = "collect-logs" // send the agent's own last log lines
 )
 

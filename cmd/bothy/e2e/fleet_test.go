@@ -1,17 +1,22 @@
 package e2e
 
 import (
+	"context"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/bothy-edge/bothy/updater"
 	"github.com/bothy-edge/bothy/updater/fleet"
+	"github.com/bothy-edge/bothy/updater/mqtt"
+	"github.com/bothy-edge/bothy/updater/mqtt/wire"
 )
 
 // shownFleet is what `fleet status --json` prints, strictly.
@@ -117,4 +122,97 @@ func TestFleetSeesWhatADeviceRuns(t *testing.T) {
 	}
 	w.agent.kill()
 	w.seen("that it is gone", func(v fleet.DeviceView) bool { return finds("offline")(v) && !v.Online })
+}
+
+func TestFleetRetiresADevice(t *testing.T) {
+	t.Parallel()
+	w := online(t)
+	w.register()
+	w.add("mote", "mote-chat-q8_0.gguf")
+	w.startAgent()
+	w.install("mote=mote@1")
+	w.answers("mote@1")
+	kept := w.retained()
+	w.seen("what runs", func(v fleet.DeviceView) bool { return v.Done() })
+	w.must("fleet", "retire", w.fleet.Dir(), "--device", device, "--yes")
+	if code := w.agent.exit(t); code != 1 || !strings.Contains(w.agent.log.String(), "retired by its fleet") {
+		t.Fatalf("the agent ended with %d:\n%s\nwant 1 and why", code, tail(w.agent))
+	}
+	entries, err := os.ReadDir(w.path("state"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		if e.Name() != "audit" && !strings.HasPrefix(e.Name(), "marks.") {
+			t.Errorf("%s is left on the box", e.Name())
+		}
+	}
+	w.eventually("the fleet has retired it", func() error {
+		r, err := w.fleet.Device(device)
+		if err != nil || r.State != fleet.DeviceRetired || r.Wiped.IsZero() {
+			return fmt.Errorf("its record is %+v, %v", r, err)
+		}
+		return nil
+	})
+	w.eventually("the broker keeps nothing of it", func() error {
+		if topics := kept.topics(); len(topics) > 0 {
+			return fmt.Errorf("it keeps %q", topics)
+		}
+		return nil
+	})
+	if s := read[shownFleet](w, "fleet", "status", w.fleet.Dir()); len(s.Devices) != 0 {
+		t.Errorf("the fleet shows %+v, want no device", s.Devices)
+	}
+	if r := w.run("fleet", "assign", w.fleet.Dir(), "--device", device, "mote=mote@1"); r.code != 1 || !strings.Contains(r.err, "not given again") {
+		t.Errorf("assigning to it: got %d %q, want a refusal", r.code, r.err)
+	}
+	w.startAgent() // a box without a fleet
+	if s, err := w.status(); err != nil || s.Device != "" || len(s.Models) != 0 {
+		t.Errorf("the next start: got %+v, %v, want a box without a fleet", s, err)
+	}
+}
+
+// shelf follows what a broker keeps of the world's device.
+type shelf struct {
+	mu   sync.Mutex
+	kept map[string]bool
+}
+
+func (s *shelf) topics() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Sorted(maps.Keys(s.kept))
+}
+
+// retained follows the retained topics of the device until the test ends.
+func (w *world) retained() *shelf {
+	w.t.Helper()
+	s := &shelf{kept: map[string]bool{}}
+	topics := wire.Topics{Tenant: tenant, Device: device}
+	var subs []mqtt.Subscription
+	for _, topic := range []string{topics.State(), topics.Online(), topics.Want()} {
+		subs = append(subs, mqtt.Subscription{Filter: topic, QoS: 1, Handle: func(m mqtt.Message) bool {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			if delete(s.kept, topic); len(m.Payload) > 0 {
+				s.kept[topic] = true
+			}
+			return true
+		}})
+	}
+	session, err := mqtt.New(mqtt.Config{Broker: w.broker.URL, ClientID: "shelf", Subscriptions: subs})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- session.Run(ctx) }()
+	w.t.Cleanup(func() { cancel(); <-done })
+	w.eventually("the broker shows what it keeps", func() error {
+		if n := len(s.topics()); n != 3 {
+			return fmt.Errorf("%d topics", n)
+		}
+		return nil
+	})
+	return s
 }

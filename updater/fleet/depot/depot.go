@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/bothy-edge/bothy/updater/mqtt"
@@ -56,7 +57,9 @@ type Config struct {
 	Reports func(Report)    // called from one goroutine; nil drops them
 	Enroll  Enroller        // nil: nobody enrols over the broker
 	// Orders is what waits to be sent, by device and in the order of the numbers; nil sends none.
-	Orders    func() (map[string][]release.SealedOrder, error)
+	Orders func() (map[string][]release.SealedOrder, error)
+	// Retired lists devices that are no more, and says whether each is wiped; nil: there are none.
+	Retired   func() (map[string]bool, error)
 	FrameMax  int // bytes; 0 asks the broker by sending frames
 	WindowMax int // bytes that one device may have outstanding; 16 MiB
 	Log       *slog.Logger
@@ -92,6 +95,7 @@ type server struct {
 	// enrolling has room for a burst; a flood is dropped at the door.
 	enrolling chan mqtt.Message
 	sent      map[string]string // retained by topic; the announce loop's
+	retired   atomic.Pointer[map[string]bool]
 	epochs    map[string]uint64 // last presence by device; the reader's
 	objects   *objects
 	queue     *queue
@@ -227,9 +231,10 @@ func (s *server) announce() error {
 	if err != nil {
 		return err
 	}
-	err = s.offer(s.topics.Catalog(), trust.Catalog, "")
+	retired, err := s.forgetRetired()
+	err = errors.Join(err, s.offer(s.topics.Catalog(), trust.Catalog, ""))
 	for _, d := range devices {
-		if wire.CheckID(d) == nil {
+		if wire.CheckID(d) == nil && !retired[d] {
 			err = errors.Join(err, s.offer(s.topics.For(d).Want(), trust.Director, d))
 		}
 	}

@@ -104,10 +104,12 @@ func (s *server) report(m mqtt.Message) {
 	switch m.Topic {
 	case s.topics.For(device).State():
 		kind = "state"
+		s.clearAgain(device, m.Topic)
 	case s.topics.For(device).Event():
 		kind = "event"
 	case s.topics.For(device).Online():
 		kind = "online"
+		s.clearAgain(device, m.Topic)
 		if !s.newer(device, m.Payload) {
 			return
 		}
