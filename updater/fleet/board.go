@@ -213,6 +213,9 @@ func (v *DeviceView) seeState(s Sighting, now time.Time, add func(id, severity s
 		add("certificate-expires", severity, end.Add(-certificateSoon), "its certificate ends on %s", end.Format(time.DateOnly))
 	}
 	for _, a := range s.State.Alarms {
+		if slices.ContainsFunc(v.Findings, func(f Finding) bool { return f.ID == a.ID }) {
+			continue // both have found it
+		}
 		severity := report.Warning
 		if a.Severity == report.Critical {
 			severity = report.Critical
