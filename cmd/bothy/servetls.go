@@ -71,7 +71,7 @@ func (c *freshCertificate) load() (*tls.Certificate, error) {
 // no files named, it shows a certificate of the fleet and asks for those of devices.
 func (s serveFlags) startBroker(f *fleet.Fleet, broker string, conf *tls.Config, log *slog.Logger) (*depot.Broker, error) {
 	o := depot.BrokerOptions{
-		Addr: s.embedded, Tenant: f.Tenant(), Depot: f.Depot(), TLS: conf, AllowPlain: s.plain, Log: log.WithGroup("broker"), Login: f.TokenLogin,
+		Addr: s.embedded, Tenant: f.Tenant(), Depot: f.Depot(), TLS: conf, AllowPlain: s.plain, Hears: f.Hears, Log: log.WithGroup("broker"), Login: f.TokenLogin,
 		// The certificates of another authority are not in the fleet's records: names alone count.
 		Admit: func(device string, _ *big.Int) error { return f.Admits(device, nil) },
 	}

@@ -10,13 +10,13 @@ import (
 )
 
 const (
-	castName    = "cast"          // what progress counts its blocks under
-	castLeast   = 4 << 20         // bytes missing below which a cast is not worth joining
-	castOpen    = 16              // blocks that a cast may have open at once
-	castJoin    = 5 * time.Second // for the broker to answer the subscription
-	castTell    = time.Second     // between two feedbacks
-	castSilence = 6 * time.Second // without a frame of the cast: it is over
-	castLossy   = 3               // feedbacks in a row with a fifth lost: it is too fast for us
+	castName    = "cast"           // what progress counts its blocks under
+	castLeast   = 4 << 20          // bytes missing below which a cast is not worth joining
+	castOpen    = 16               // blocks that a cast may have open at once
+	castJoin    = 15 * time.Second // for the broker to answer the subscription
+	castTell    = time.Second      // between two feedbacks
+	castSilence = 15 * time.Second // without a frame of the cast: it is over
+	castLossy   = 3                // feedbacks in a row with a fifth lost: it is too fast for us
 )
 
 // ear is a puller's part in a cast: the depot streams the blob once for all, and

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"strings"
 
 	"github.com/bothy-edge/bothy/updater/release"
 	"github.com/bothy-edge/bothy/updater/trust"
@@ -53,6 +54,24 @@ func (f *Fleet) Allowed(device, digest string) (bool, error) {
 	files, err := f.Assigned(device)
 	_, ok := files[digest]
 	return ok, err
+}
+
+// Hears says whether a device may listen to the cast of an artifact: whether its
+// set names one whose digest begins with these 32 hexadecimal digits.
+func (f *Fleet) Hears(device, id string) bool {
+	if r, err := f.Device(device); err == nil && r.State == DeviceRetired {
+		return false
+	}
+	files, err := f.Assigned(device)
+	if err != nil || len(id) != 32 {
+		return false
+	}
+	for digest := range files {
+		if strings.HasPrefix(digest, id) {
+			return true
+		}
+	}
+	return false
 }
 
 // Blob is the path of an artifact. The error is trust.ErrNotFound, wrapped,

@@ -34,7 +34,10 @@ type BrokerOptions struct {
 	Admit func(device string, serial *big.Int) error
 	// AllowPlain serves beyond loopback without TLS: then everybody there can be any device, and the depot.
 	AllowPlain bool
-	Log        *slog.Logger
+	// Hears says whether a device may listen to the cast of a blob, by the first half
+	// of its SHA-256 as 32 hexadecimal digits. Nil: none may.
+	Hears func(device, id string) bool
+	Log   *slog.Logger
 }
 
 // Broker is an MQTT broker in this process, for demonstrations and small sites.
@@ -67,7 +70,7 @@ func EmbeddedBroker(o BrokerOptions) (*Broker, error) {
 		Capabilities: caps, Logger: o.Log,
 		ClientNetReadBufferSize: 64 << 10, ClientNetWriteBufferSize: 64 << 10,
 	})
-	rule := &access{root: "bothy/1/" + o.Tenant + "/", operator: o.Depot, login: o.Login, admit: o.Admit, log: o.Log}
+	rule := &access{root: "bothy/1/" + o.Tenant + "/", operator: o.Depot, login: o.Login, admit: o.Admit, hears: o.Hears, log: o.Log}
 	if err := s.AddHook(rule, nil); err != nil {
 		return nil, fmt.Errorf("cannot start the embedded broker: %w", err)
 	}
@@ -147,6 +150,7 @@ type access struct {
 	login    func(token, password string) bool
 	admit    func(device string, serial *big.Int) error
 	log      *slog.Logger
+	hears    func(device, id string) bool
 }
 
 // ID implements mochi's Hook.
@@ -227,7 +231,10 @@ func (a *access) OnACLCheck(cl *mochi.Client, topic string, write bool) bool {
 	own := len(p) == 3 && p[0] == "d" && p[1] == id
 	if write {
 		return own && slices.Contains([]string{"state", "event", "online", "csr"}, p[2]) ||
-			len(p) == 4 && p[0] == "p" && p[2] == "req" && p[3] == id
+			len(p) == 4 && (p[0] == "p" && p[2] == "req" || p[0] == "b" && p[2] == "fb") && p[3] == id
+	}
+	if len(p) == 3 && p[0] == "b" && p[2] == "cast" {
+		return a.hears != nil && a.hears(id, p[1])
 	}
 	return own && p[2] != "#" && p[2] != "+" || rest == "catalog" || len(p) == 3 && p[0] == "p" && p[2] == "info"
 }

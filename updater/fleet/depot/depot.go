@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/bothy-edge/bothy/updater/content"
 	"github.com/bothy-edge/bothy/updater/mqtt"
 	"github.com/bothy-edge/bothy/updater/mqtt/wire"
 	"github.com/bothy-edge/bothy/updater/release"
@@ -60,8 +61,9 @@ type Config struct {
 	Orders func() (map[string][]release.SealedOrder, error)
 	// Retired lists devices that are no more, and says whether each is wiped; nil: there are none.
 	Retired   func() (map[string]bool, error)
-	FrameMax  int // bytes; 0 asks the broker by sending frames
-	WindowMax int // bytes that one device may have outstanding; 16 MiB
+	FrameMax  int  // bytes; 0 asks the broker by sending frames
+	WindowMax int  // bytes that one device may have outstanding; 16 MiB
+	NoCast    bool // answer every device by itself, however many want one blob
 	Log       *slog.Logger
 	Ready     chan<- Stats // told once, when the depot has announced itself; capacity at least 1
 }
@@ -74,6 +76,7 @@ type Stats struct {
 	Bytes    uint64 `json:"bytes"`
 	Refused  uint64 `json:"refused"`
 	Dropped  uint64 `json:"dropped"` // ranges over a device's window
+	Casts    uint64 `json:"casts"`   // streams that were begun
 }
 
 const (
@@ -100,6 +103,8 @@ type server struct {
 	objects   *objects
 	queue     *queue
 	resender  *resender
+	caster    *caster
+	heard     chan mqtt.Message // feedback of casts
 }
 
 // Serve runs a depot until ctx ends, and returns nil then.
@@ -108,6 +113,10 @@ func Serve(ctx context.Context, cfg Config) error {
 	if err != nil {
 		return fmt.Errorf("cannot serve the fleet: %w", err)
 	}
+	return s.run(ctx)
+}
+
+func (s *server) run(ctx context.Context) (err error) {
 	defer s.objects.close()
 	if s.frame == 0 {
 		if s.frame, err = s.probe(ctx); err != nil {
@@ -119,14 +128,15 @@ func Serve(ctx context.Context, cfg Config) error {
 	var group sync.WaitGroup
 	defer group.Wait()
 	defer cancel()
-	s.control.Retain(s.topics.Info(cfg.Depot), s.info())
+	s.caster.frame = min(s.frame, content.DefaultFrame)
+	s.control.Retain(s.topics.Info(s.cfg.Depot), s.info(nil))
 	group.Go(func() { _ = s.control.Run(ctx) }) // nil: it ends with ctx
 	group.Go(func() { _ = s.bulk.Run(ctx) })
 	group.Go(func() { s.listen(ctx) })
 	group.Go(func() { s.hear(ctx) })
 	group.Go(func() { s.transmit(ctx) })
 	group.Go(func() { s.orderLoop(ctx) })
-	if cfg.Enroll != nil {
+	if s.cfg.Enroll != nil {
 		group.Go(func() { s.enrollLoop(ctx) })
 	}
 	return stopped(ctx, s.announceLoop(ctx))
@@ -161,7 +171,7 @@ func newServer(cfg Config) (*server, error) {
 	}
 	s := &server{
 		cfg: cfg, topics: wire.Topics{Tenant: cfg.Tenant}, epoch: uint64(cfg.Session.Now().UnixNano()), frame: cfg.FrameMax,
-		inbox: newInbox(), asked: make(chan mqtt.Message, requestDepth), enrolling: make(chan mqtt.Message, enrollDepth),
+		inbox: newInbox(), asked: make(chan mqtt.Message, requestDepth), enrolling: make(chan mqtt.Message, enrollDepth), heard: make(chan mqtt.Message, requestDepth),
 		sent: map[string]string{}, epochs: map[string]uint64{},
 		objects: newObjects(cfg.Fleet, cfg.Session.Now), queue: newQueue(cfg.WindowMax), resender: newResender(),
 	}
@@ -176,9 +186,34 @@ func newServer(cfg Config) (*server, error) {
 	if s.control, err = mqtt.New(s.session(cfg.Depot, subs...)); err != nil {
 		return nil, err
 	}
-	requests := mqtt.Subscription{Filter: s.topics.Requests(cfg.Depot), Handle: intake(s.asked)}
-	s.bulk, err = mqtt.New(s.session(cfg.Depot+"-bulk", requests))
+	s.bulk, err = mqtt.New(s.session(cfg.Depot+"-bulk",
+		mqtt.Subscription{Filter: s.topics.Requests(cfg.Depot), Handle: intake(s.asked)},
+		mqtt.Subscription{Filter: s.topics.Feedbacks(), Handle: intake(s.heard)}))
+	s.newCaster()
 	return s, err
+}
+
+// newCaster connects the casts with the rest of the depot.
+func (s *server) newCaster() {
+	c := newCaster(s.epoch, s.cfg.Session.Now)
+	c.may = s.objects.may
+	c.index = func(digest string) (content.Index, error) {
+		b, err := s.cfg.Fleet.Index(digest)
+		if err != nil {
+			return content.Index{}, err
+		}
+		return content.ParseIndex(b)
+	}
+	c.send = func(c *cast, at wire.Range, pos uint64) {
+		s.queue.put(job{device: toAll, cast: c, pos: pos, ask: wire.Request{Kind: wire.KindBlob, Digest: c.digest}, at: at, came: s.cfg.Session.Now()})
+	}
+	c.tell = func(all []mqtt.Cast) {
+		s.control.Retain(s.topics.Info(s.cfg.Depot), s.info(all))
+		s.cfg.Log.Info("casts changed", "running", len(all))
+	}
+	c.drop = s.queue.forget
+	c.never = s.cfg.NoCast
+	s.caster = c
 }
 
 // session reads whatever a broker that lets frames through can bring: a limit
@@ -195,8 +230,11 @@ func intake(c chan<- mqtt.Message) func(mqtt.Message) bool {
 	return func(m mqtt.Message) bool { return len(m.Payload) <= mqtt.MaxControl && into(m) }
 }
 
-func (s *server) info() []byte {
-	b, _ := json.Marshal(mqtt.Info{V: 1, FrameMax: s.frame, WindowMax: max(s.cfg.WindowMax, s.frame), Epoch: s.epoch, Cast: []mqtt.Cast{}}) // plain fields cannot fail
+func (s *server) info(casts []mqtt.Cast) []byte {
+	if casts == nil {
+		casts = []mqtt.Cast{}
+	}
+	b, _ := json.Marshal(mqtt.Info{V: 1, FrameMax: s.frame, WindowMax: max(s.cfg.WindowMax, s.frame), Epoch: s.epoch, Cast: casts}) // plain fields cannot fail
 	return b
 }
 
@@ -259,20 +297,40 @@ func (s *server) offer(topic string, repo trust.Repo, device string) error {
 	return nil
 }
 
-// listen takes requests.
+// listen takes requests and the feedback of casts, and moves the casts on.
 func (s *server) listen(ctx context.Context) {
+	tick := time.NewTicker(castTick)
+	defer tick.Stop()
 	for {
+		beat := tick.C
+		if len(s.caster.running) == 0 {
+			beat = nil
+		}
 		select {
 		case <-ctx.Done():
 			return
+		case <-beat:
+			s.caster.step()
+		case m := <-s.heard:
+			s.feedback(m)
 		case m := <-s.asked:
 			s.enqueue(m)
 		}
 	}
 }
 
+// feedback takes what a device says of a cast; the device is the topic's.
+func (s *server) feedback(m mqtt.Message) {
+	device, ok := s.topics.DeviceOf(m.Topic)
+	f, err := wire.ParseFeedback(m.Payload)
+	if !ok || err != nil || s.topics.For(device).Feedback(f.ID) != m.Topic {
+		return
+	}
+	s.caster.feedback(device, f)
+}
+
 func (s *server) stats() Stats {
 	q := s.queue.stats()
-	q.Epoch, q.FrameMax = s.epoch, s.frame
+	q.Epoch, q.FrameMax, q.Casts = s.epoch, s.frame, s.caster.count.Load()
 	return q
 }

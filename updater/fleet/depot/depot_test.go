@@ -378,7 +378,9 @@ func TestFetchOverTheEmbeddedBroker(t *testing.T) {
 }
 
 func TestEmbeddedBrokerKeepsDevicesApart(t *testing.T) {
-	a := &access{root: "bothy/1/acme/", operator: "depot1"}
+	a := &access{root: "bothy/1/acme/", operator: "depot1", hears: func(device, id string) bool {
+		return device == "box1" && id == "01000000000000000000000000000000"
+	}}
 	topics := wire.Topics{Tenant: "acme", Device: "box1"}
 	other := topics.For("box2")
 	for _, c := range []struct {
@@ -403,6 +405,16 @@ func TestEmbeddedBrokerKeepsDevicesApart(t *testing.T) {
 		{"depot1-bulk", topics.Requests("depot1"), false, true},
 		{"depot1-probe", topics.Probe("depot1"), true, true},
 		{"box1-probe", topics.Want(), false, false},
+		{"box1-bulk", topics.Cast([16]byte{1}), false, true},
+		{"box1-bulk", topics.Cast([16]byte{2}), false, false},
+		{"box2-bulk", topics.Cast([16]byte{1}), false, false},
+		{"box1-bulk", topics.Cast([16]byte{1}), true, false},
+		{"box1-bulk", "bothy/1/acme/b/+/cast", false, false},
+		{"box1-bulk", topics.Feedback([16]byte{1}), true, true},
+		{"box1-bulk", topics.Feedback([16]byte{1}), false, false},
+		{"box1-bulk", other.Feedback([16]byte{1}), true, false},
+		{"depot1-bulk", topics.Feedbacks(), false, true},
+		{"depot1-bulk", topics.Cast([16]byte{2}), true, true},
 	} {
 		if got := a.OnACLCheck(client(c.client), c.topic, c.write); got != c.want {
 			t.Errorf("%s on %s, write %v: got %v, want %v", c.client, c.topic, c.write, got, c.want)

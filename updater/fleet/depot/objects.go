@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/bothy-edge/bothy/updater/mqtt/wire"
@@ -30,15 +31,19 @@ type object struct {
 	when time.Time // it was opened, where it is kept
 }
 
-// objects opens what requests name, and keeps the latest open. Owned by the transmit loop.
+// objects opens what requests name, and keeps the latest open. Owned by the
+// transmit loop, but for may.
 type objects struct {
-	fleet   Fleet
-	now     func() time.Time
-	opened  map[string]object
-	order   []string // oldest first
+	fleet  Fleet
+	now    func() time.Time
+	opened map[string]object
+	order  []string // oldest first
+
+	mu      sync.Mutex
 	allowed map[string]verdict
 }
 
+// verdict is whether a device may have a digest.
 type verdict struct {
 	code uint16
 	when time.Time
@@ -67,8 +72,10 @@ func (o *objects) open(device string, q wire.Request) (object, uint16) {
 		return o.metadata(device, q.Name)
 	}
 	digest := hex.EncodeToString(q.Digest[:])
-	if code := o.may(device, digest); code != wire.CodeOK {
-		return object{}, code
+	if device != toAll {
+		if code := o.may(device, digest); code != wire.CodeOK {
+			return object{}, code
+		}
 	}
 	key := digest
 	load := o.blob
@@ -99,8 +106,11 @@ func (o *objects) open(device string, q wire.Request) (object, uint16) {
 }
 
 // may asks the fleet at most once a second for each device and digest: with
-// large frames on a fast broker there are a thousand requests a second.
+// large frames on a fast broker there are a thousand requests a second. Safe for
+// concurrent use.
 func (o *objects) may(device, digest string) uint16 {
+	o.mu.Lock()
+	defer o.mu.Unlock()
 	key, now := device+" "+digest, o.now()
 	if v, ok := o.allowed[key]; ok && now.Sub(v.when) < allowLife {
 		return v.code

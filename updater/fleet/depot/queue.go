@@ -1,15 +1,21 @@
 package depot
 
 import (
+	"slices"
 	"sync"
 	"time"
 
 	"github.com/bothy-edge/bothy/updater/mqtt/wire"
 )
 
+// toAll stands for the device in a job of a cast; no device is called so.
+const toAll = "+"
+
 // job is one range of one request: one frame to send.
 type job struct {
 	device string
+	cast   *cast        // of a cast's frame
+	pos    uint64       // bytes of the stream before it
 	ask    wire.Request // its Ranges are not used
 	at     wire.Range
 	came   time.Time
@@ -38,7 +44,7 @@ func (q *queue) put(j job) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	n := int(j.at.Length)
-	if have := q.bytes[j.device]; have > 0 && have+n > q.perDevice || len(q.jobs[j.device]) >= 4*wire.MaxRanges {
+	if have := q.bytes[j.device]; j.cast == nil && have > 0 && have+n > q.perDevice || j.cast == nil && len(q.jobs[j.device]) >= 4*wire.MaxRanges {
 		q.count.Dropped++
 		return
 	}
@@ -70,6 +76,27 @@ func (q *queue) take() (job, bool) {
 		delete(q.bytes, d)
 	}
 	return j, true
+}
+
+// forget drops the jobs of one blob that wait: a cast brings it.
+func (q *queue) forget(digest [32]byte) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.turn = slices.DeleteFunc(q.turn, func(device string) bool {
+		q.jobs[device] = slices.DeleteFunc(q.jobs[device], func(j job) bool {
+			if j.cast != nil || j.ask.Kind != wire.KindBlob || j.ask.Digest != digest {
+				return false
+			}
+			q.bytes[device] -= int(j.at.Length)
+			return true
+		})
+		if len(q.jobs[device]) > 0 {
+			return false
+		}
+		delete(q.jobs, device)
+		delete(q.bytes, device)
+		return true
+	})
 }
 
 func (q *queue) sent(bytes int, code uint16) {

@@ -22,6 +22,9 @@ func (s *server) enqueue(m mqtt.Message) {
 		s.cfg.Log.Debug("request refused", "device", device, "error", err)
 		return
 	}
+	if q.Kind == wire.KindBlob && !s.caster.asked(device, q.Digest) {
+		return
+	}
 	ranges := q.Ranges
 	q.Ranges = nil
 	for _, r := range ranges {
@@ -34,6 +37,7 @@ type outgoing struct {
 	topic string
 	code  uint16
 	bytes []byte
+	cast  *cast // set: of a cast
 }
 
 // transmit sends jobs as frames until ctx ends. Reading and sending overlap.
@@ -73,6 +77,12 @@ func (s *server) transmit(ctx context.Context) {
 }
 
 func (s *server) publish(ctx context.Context, o outgoing) {
+	if o.cast != nil {
+		defer o.cast.sent.Add(uint64(len(o.bytes) - wire.FrameHeader)) // sent or lost, it is under way no more
+		if o.code != wire.CodeOK {
+			return // whoever misses it asks, and is told
+		}
+	}
 	if err := s.bulk.Publish(ctx, o.topic, 0, false, o.bytes); err != nil {
 		return // lost: the device asks again
 	}
@@ -89,6 +99,13 @@ func (s *server) answer(j job, buf []byte) outgoing {
 		n, code = s.read(o, j, buf[wire.FrameHeader:])
 	}
 	f.Code = code
+	if j.cast != nil {
+		f.Transfer, f.Clock = j.cast.stream, time.Duration(j.pos)
+		if code != wire.CodeOK {
+			n = int(j.at.Length) // counted all the same
+		}
+		return outgoing{topic: s.topics.Cast(j.cast.id), code: code, bytes: f.Seal(buf[:wire.FrameHeader+n]), cast: j.cast}
+	}
 	f.Queued = max(s.cfg.Session.Now().Sub(j.came), time.Duration(0))
 	return outgoing{topic: s.topics.For(j.device).Reply(), code: code, bytes: f.Seal(buf[:wire.FrameHeader+n])}
 }

@@ -8,6 +8,7 @@ import (
 func TestTopics(t *testing.T) {
 	topics := Topics{Tenant: "acme", Device: "box1"}
 	for topic, want := range map[string]string{
+		topics.Feedback([16]byte{1}): "box1", topics.Cast([16]byte{1}): "", topics.For("b").Feedback([16]byte{2}): "b",
 		topics.Request("d"): "box1", topics.State(): "box1", topics.For("b").Event(): "b",
 		"bothy/1/other/d/box1/state": "", topics.Catalog(): "", "bothy/1/acme/d/+/state": "", "bothy/1/acme/p/d/req/": "",
 		"bothy/1/acme/p/d/req/a-bulk": "",
