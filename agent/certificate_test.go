@@ -225,8 +225,9 @@ func TestCertificateIsRenewedOverTheBrokerWithoutARestart(t *testing.T) {
 	}
 	before := l.expires()
 	l.credentials.now = func() time.Time { return before.Add(-24 * time.Hour) }
-	ran := make(chan error, 1)
-	go func() { ran <- l.run(ctx, func() {}) }()
+	ran := make(chan error, 2)
+	go func() { ran <- l.control.Run(ctx) }()
+	go func() { ran <- l.renew(ctx) }()
 	// renew looks at once and then every minute; the connection may come after its first look.
 	if err := l.control.Wait(ctx); err != nil {
 		t.Fatal(err)
@@ -247,8 +248,10 @@ func TestCertificateIsRenewedOverTheBrokerWithoutARestart(t *testing.T) {
 		t.Errorf("got %+v, %v, want two certificates for one key", d, err)
 	}
 	cancel()
-	if err := <-ran; err != nil {
-		t.Error(err)
+	for range 2 {
+		if err := <-ran; err != nil {
+			t.Error(err)
+		}
 	}
 	if err := <-served; err != nil {
 		t.Error(err)
