@@ -60,6 +60,10 @@ func (b *box) newFlow() *content.Flow {
 	return &content.Flow{
 		Rate: int64(c.Rate), BusyRate: int64(c.BusyRate), Window: c.window(),
 		Busy: func() bool { return c.busy(b.gateway.Stats()) },
+		Anytime: func() bool {
+			change, underWay := b.updater.Active()
+			return underWay && change.Anytime
+		},
 	}
 }
 

@@ -2,6 +2,7 @@ package updater
 
 import (
 	"context"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -89,5 +90,40 @@ func TestImportThatWaitsForASwitchKeepsItsPlace(t *testing.T) {
 		open()
 		expect(t, "first", a.ended(first.ID).State, Committed)
 		expect(t, "imported", a.ended(first.ID+1).State, Committed)
+	})
+}
+
+// The agent knows only the folder's name after a restart: it says what to type,
+// and goes on when that is typed.
+func TestImportThatARestartCutOffSaysWhatToType(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		a := w.start()
+		open := w.hold("fetch mote@1")
+		w.assign(1, before)
+		held := elsewhere{w}
+		id, err := a.Import(t.Context(), "/media/usb", stick{held}, w)
+		if err != nil {
+			t.Fatal(err)
+		}
+		a.reaches(Fetching)
+		_ = a.end()
+		open()
+		w.breakAct("fetch mote@1", errBroken) // no broker has it
+		w.refusal = errBroken
+		a = w.start()
+		c := a.reaches(Paused)
+		expect(t, "reason", c.Reason, reasonSource)
+		if want := "bothy update import /media/usb"; !strings.Contains(c.Error, want) {
+			t.Errorf("got %q, want it to say %q", c.Error, want)
+		}
+		w.refusal = nil
+		if again, err := a.Import(t.Context(), "/media/stick", stick{held}, held); err != nil || again != id {
+			t.Fatalf("got change %d, %v, want %d to go on", again, err, id)
+		}
+		c = a.ended(id)
+		expect(t, "end", c.State, Committed)
+		expect(t, "from", c.From, "/media/stick")
+		_ = a.end()
 	})
 }

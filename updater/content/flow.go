@@ -31,6 +31,7 @@ type Flow struct {
 	BusyRate int64           // bytes a second while Busy
 	Busy     func() bool     // inference has more to do than it can
 	Window   *release.Window // when to fetch, in local time
+	Anytime  func() bool     // an operator said not to wait for any window; nil: nobody did
 	Now      func() time.Time
 
 	mu     sync.Mutex
@@ -146,7 +147,7 @@ func (f *Flow) limited() bool {
 func (f *Flow) open(now time.Time) bool {
 	for _, w := range []*release.Window{f.Window, f.signed.Window} {
 		if w != nil && !w.Contains(now) {
-			return false
+			return f.Anytime != nil && f.Anytime()
 		}
 	}
 	return true

@@ -204,3 +204,17 @@ func TestProgressSaysWhyAFetchIsSlow(t *testing.T) {
 		}
 	})
 }
+
+func TestOperatorPassesTheHoursOver(t *testing.T) {
+	hours := release.Window{From: "22:00", Until: "23:00"}
+	noon := func() time.Time { return time.Date(2026, 5, 4, 12, 0, 0, 0, time.UTC) }
+	anytime := false
+	f := &Flow{Now: noon, Window: &hours, Anytime: func() bool { return anytime }}
+	if f.Take(1) == 0 || f.Slowed() != SlowedByWindow {
+		t.Errorf("got leave at noon (%q), want none outside the hours", f.Slowed())
+	}
+	anytime = true
+	if wait := f.Take(1); wait != 0 || f.Slowed() != "" {
+		t.Errorf("got a wait of %s (%q) after an operator said so, want none", wait, f.Slowed())
+	}
+}
