@@ -137,7 +137,7 @@ func TestParseRefuses(t *testing.T) {
 		{"missing upstream", head + one + "rules:\n  - name: a\n    places: [local, brust]\n", `6:21: rule "a" names the upstream "brust", which is not defined; did you mean "burst"?`},
 		{"no upstreams at all", head + "rules:\n  - {name: a, places: cloud}\n", `4:23: rule "a" names the upstream "cloud", which is not defined; none are defined`},
 		{"missing class", head + "classes: [{name: phi}]\nrules:\n  - {name: a, when: {class: pih}, places: local}\n", `5:29: rule "a" names the class "pih", which is not defined; did you mean "phi"?`},
-		{"unknown detector", head + "classes: [{name: a, detectors: [phone]}]\n", `3:33: unknown detector "phone"; known: api-token, card, email, iban, private-key`},
+		{"unknown detector", head + "classes: [{name: a, detectors: [shoe-size]}]\n", `3:33: unknown detector "shoe-size"; known: api-token, birth-date, card, email, iban, ip, mac, medical-record, national-id, phone, private-key, wallet`},
 		{"duplicate rule", head + "rules:\n  - {name: a, when: {uid: 1}, places: local}\n  - {name: a, places: local}\n", `5:5: rule "a" is already defined at line 4`},
 		{"duplicate upstream", head + "upstreams:\n  - {name: a, api: openai, base_url: 'https://a/'}\n  - {name: a, api: openai, base_url: 'https://a/'}\n", `5:5: upstream "a" is already defined at line 4`},
 		{"duplicate class", head + "classes:\n  - name: a\n  - name: a\n", `5:5: class "a" is already defined at line 4`},

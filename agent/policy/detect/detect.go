@@ -1,5 +1,6 @@
 // Package detect finds personal and secret data in text: payment cards, IBANs,
-// e-mail addresses, private keys and API tokens.
+// e-mail addresses, private keys and API tokens, national ids, telephone numbers,
+// addresses of machines and wallets, dates of birth and numbers of patients.
 //
 // Every kind is validated beyond its pattern (Luhn and issuer ranges, mod 97 and
 // the country's length, key material after the header, entropy), so a finding is
@@ -35,6 +36,22 @@ const (
 	PrivateKey Kind = "private-key"
 	// APIToken is a credential with a vendor's prefix and enough entropy, or a JWT.
 	APIToken Kind = "api-token"
+	// BirthDate is a day after words that say that somebody was born on it.
+	BirthDate Kind = "birth-date"
+	// IP is an address of IPv4 or IPv6 that names a machine other than this one.
+	IP Kind = "ip"
+	// MAC is the hardware address of a network card.
+	MAC Kind = "mac"
+	// MedicalRecord is the number of a patient or a case, after words that say so.
+	MedicalRecord Kind = "medical-record"
+	// NationalID is a number that a state gave a person: its own checksum, or its
+	// name before it where the checksum is weak.
+	NationalID Kind = "national-id"
+	// Phone is a telephone number: a calling code with a length that the country
+	// has, or any number after words that say so.
+	Phone Kind = "phone"
+	// Wallet is an address of Bitcoin, Litecoin, Dogecoin, Tron, Cardano or Ethereum, with its checksum.
+	Wallet Kind = "wallet"
 )
 
 // Finding is one hit: bytes Start (inclusive) to End (exclusive) of the text
@@ -47,7 +64,7 @@ type Finding struct {
 
 // All lists every kind, in the order of its name. The caller owns the slice.
 func All() []Kind {
-	return []Kind{APIToken, Card, Email, IBAN, PrivateKey}
+	return []Kind{APIToken, BirthDate, Card, Email, IBAN, IP, MAC, MedicalRecord, NationalID, Phone, PrivateKey, Wallet}
 }
 
 // Kinds reduces findings to the distinct kinds, in the order of their names;

@@ -81,6 +81,11 @@ type scan struct {
 	text   string
 	folded bool // disguises are gone already
 	found  []Finding
+
+	// What the last question about the words before a number looked at.
+	windowEnd  int
+	windowText string
+	num        number // that national grows: its checks are called by reference
 }
 
 func (s *scan) add(k Kind, start, end int) {
@@ -101,12 +106,17 @@ func (s *scan) run() bool {
 	for i := 0; i < len(text); {
 		switch trigger[text[i]] {
 		case plain:
-			i++
+			for i++; i < len(text) && trigger[text[i]] == plain; i++ {
+			}
 		case letter:
-			if prefixStart[text[i]] && (i == 0 || trigger[text[i-1]] != digit) {
+			if i+1 < len(text) && mayBeToken(text[i], text[i+1]) && (i == 0 || trigger[text[i-1]] != digit) {
 				s.token(i)
 			}
+			start := i
 			for i++; i < len(text) && trigger[text[i]] == letter; i++ {
+			}
+			if walletStart[text[start]] && (i-start >= minWallet || i < len(text) && trigger[text[i]] == digit) {
+				s.wallet(start)
 			}
 		case digit:
 			start, end := i, i+1
@@ -115,6 +125,12 @@ func (s *scan) run() bool {
 			}
 			if i = s.iban(i, end); i == 0 {
 				i = max(s.card(start, end), end)
+			}
+			if i == end && walletStart[text[start]] {
+				i = max(s.wallet(start), end)
+			}
+			if i == end {
+				i = max(s.number(start, end), end)
 			}
 		case atSign:
 			s.email(i)

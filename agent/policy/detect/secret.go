@@ -69,17 +69,23 @@ var vendorsBy = func() (t [256][]vendor) {
 // contexts are names that say that the next word is an AWS secret key, which has no prefix of its own.
 var contexts = []string{"aws_secret_access_key", "secret_access_key", "secretaccesskey", "awssecretaccesskey", "aws_secret_key"}
 
-// prefixStart marks the first letters of vendors, of contexts (in either case) and of a JWT. Read only.
-var prefixStart = func() (t [256]bool) {
-	t['e'] = true
+// prefixPair holds, for the first letter of vendors, of contexts (in either case)
+// and of a JWT, a bit for each second letter: most words differ in one of them. Read only.
+var prefixPair = func() (t [256]uint32) {
+	add := func(first, second byte) { t[first] |= 1 << (second & 31) }
+	add('e', 'y')
 	for _, v := range vendors {
-		t[v.prefix[0]] = true
+		add(v.prefix[0], v.prefix[1])
 	}
 	for _, c := range contexts {
-		t[c[0]], t[c[0]&^0x20] = true, true
+		add(c[0], c[1])
+		add(upper(c[0]), c[1])
 	}
 	return t
 }()
+
+// mayBeToken says whether a word that begins with the two bytes may be a credential.
+func mayBeToken(first, second byte) bool { return prefixPair[first]>>(second&31)&1 != 0 }
 
 // minEntropy is in bits a character. It refuses the xxxx and 0000 of examples; 16
 // random letters and digits have about 3.8.

@@ -78,11 +78,18 @@ func (r Request) decided() (policy.Caller, policy.Ask) {
 // samples are texts that hold one kind; all are made up or published as examples.
 func samples() map[detect.Kind]string {
 	return map[detect.Kind]string{
-		detect.Card:       "my card is 4111 1111 1111 1111",
-		detect.IBAN:       "account GB82 WEST 1234 5698 7654 32",
-		detect.Email:      "write to jane@example.com",
-		detect.APIToken:   "use AKIAIOSFODNN7EXAMPLE",
-		detect.PrivateKey: "-----BEGIN PRIVATE KEY-----\n" + strings.Repeat("MIIEvQIBADANBgkqhkiG9w0BAQEFAASCBKcwggSjAgEAAoIB\n", 3) + "-----END PRIVATE KEY-----",
+		detect.BirthDate:     "she was born on 17 May 1980",
+		detect.IP:            "the camera has 10.20.30.40",
+		detect.MAC:           "its card is 00:1a:2b:3c:4d:5e",
+		detect.MedicalRecord: "MRN PX-204518",
+		detect.NationalID:    "SSN 219-09-9999",
+		detect.Phone:         "call +49 30 901820",
+		detect.Wallet:        "pay to bc1qw508d6qejxtdg4y5r3zarvary0c5xw7kv8f3t4",
+		detect.Card:          "my card is 4111 1111 1111 1111",
+		detect.IBAN:          "account GB82 WEST 1234 5698 7654 32",
+		detect.Email:         "write to jane@example.com",
+		detect.APIToken:      "use AKIAIOSFODNN7EXAMPLE",
+		detect.PrivateKey:    "-----BEGIN PRIVATE KEY-----\n" + strings.Repeat("MIIEvQIBADANBgkqhkiG9w0BAQEFAASCBKcwggSjAgEAAoIB\n", 3) + "-----END PRIVATE KEY-----",
 	}
 }
 
