@@ -6,7 +6,8 @@ import "strings"
 const contextReach = 64
 
 // names are words by their first byte. Words are lower-case; a space in one
-// stands for the punctuation of labels and keys too.
+// stands for the punctuation of labels and keys too. One that ends in $ is a whole
+// word; others may go on, as Telefon does in Telefonnummer.
 type names [256][]string
 
 func newNames(words ...string) *names {
@@ -16,6 +17,9 @@ func newNames(words ...string) *names {
 	}
 	return &n
 }
+
+// maxKeyReach is how much of a key is looked at, in bytes.
+const maxKeyReach = 32
 
 // named says whether one of the words begins shortly before i. A Latin word must
 // begin where a word begins; other scripts do not all have spaces.
@@ -32,7 +36,8 @@ func (s *scan) named(i int, n *names) bool {
 			continue
 		}
 		for _, w := range words {
-			if strings.HasPrefix(window[at:], w) {
+			bare, whole := strings.CutSuffix(w, "$")
+			if strings.HasPrefix(window[at:], bare) && (!whole || at+len(bare) >= len(window) || trigger[window[at+len(bare)]] != letter) {
 				return true
 			}
 		}
@@ -46,10 +51,19 @@ func (s *scan) window(from, to int) string {
 	if s.windowEnd == to && s.windowText != "" {
 		return s.windowText
 	}
-	var buffer [contextReach]byte
-	window := buffer[:to-from]
-	for j := range window {
-		c := s.text[from+j]
+	var buffer [contextReach + maxKeyReach]byte
+	key := ""
+	if from == 0 && s.key != "" {
+		key = s.key[:min(len(s.key), maxKeyReach-1)]
+	}
+	before := copy(buffer[:], key)
+	if before > 0 {
+		buffer[before] = ' '
+		before++
+	}
+	copy(buffer[before:], s.text[from:to])
+	window := buffer[:before+to-from]
+	for j, c := range window {
 		switch {
 		case 'A' <= c && c <= 'Z':
 			c |= 0x20
@@ -60,6 +74,27 @@ func (s *scan) window(from, to int) string {
 	}
 	s.windowEnd, s.windowText = to, string(window)
 	return s.windowText
+}
+
+// spaced writes date_of_birth for dateOfBirth, so that its words are seen.
+func spaced(key string) string {
+	at := 1
+	for ; at < len(key); at++ {
+		if 'A' <= key[at] && key[at] <= 'Z' && 'a' <= key[at-1] && key[at-1] <= 'z' {
+			break
+		}
+	}
+	if at >= len(key) {
+		return key
+	}
+	var b strings.Builder
+	for i := range len(key) {
+		if i > 0 && 'A' <= key[i] && key[i] <= 'Z' && 'a' <= key[i-1] && key[i-1] <= 'z' {
+			b.WriteByte('_')
+		}
+		b.WriteByte(key[i])
+	}
+	return b.String()
 }
 
 // isWord says whether the byte is part of a word: letters of every script, and digits.

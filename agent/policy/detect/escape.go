@@ -15,9 +15,9 @@ var inString = func() (t [256]bool) {
 	return t
 }()
 
-// stringText reads the string at pos, scans it, and returns it unescaped together
+// stringText reads the string at pos, scans it as the value under key, and returns it unescaped together
 // with where its raw text begins. The text is valid until the next string is read.
-func (w *walker) stringText() (text string, raw int, err error) {
+func (w *walker) stringText(key string) (text string, raw int, err error) {
 	raw = w.pos + 1
 	i := raw
 	for i < len(w.text) && inString[w.text[i]] {
@@ -25,7 +25,7 @@ func (w *walker) stringText() (text string, raw int, err error) {
 	}
 	if i < len(w.text) && w.text[i] == '"' {
 		text, w.pos = w.text[raw:i], i+1
-		w.record(Scan(text), raw)
+		w.record(scanUnder(key, text), raw)
 		return text, raw, nil
 	}
 	w.scratch = append(w.scratch[:0], w.text[raw:i]...)
@@ -40,7 +40,7 @@ func (w *walker) stringText() (text string, raw int, err error) {
 		case '"':
 			w.pos++
 			text = unsafe.String(unsafe.SliceData(w.scratch), len(w.scratch))
-			w.recordEscaped(Scan(text), raw)
+			w.recordEscaped(scanUnder(key, text), raw)
 			return text, raw, nil
 		case '\\':
 			r, size := unescape(w.text[w.pos:])

@@ -51,6 +51,7 @@ type frame struct {
 	object bool
 	keys   int    // where its keys begin
 	group  uint64 // of its strings: see groupOf
+	key    string // that its values stand under
 }
 
 func (w *walker) fail(format string, args ...any) error {
@@ -137,7 +138,7 @@ func (w *walker) value() error {
 				return ErrTooDeep
 			}
 			w.pos++
-			w.open = append(w.open, frame{object: c == '{', keys: len(w.keys), group: w.group()})
+			w.open = append(w.open, frame{object: c == '{', keys: len(w.keys), group: w.group(), key: w.under()})
 			if w.afterValue() {
 				w.close()
 				return nil
@@ -180,7 +181,7 @@ func (w *walker) literal(word string) error {
 	return nil
 }
 
-// number reads a number and looks at its digits when it is as long as a card's.
+// number reads a number and looks at its digits when it is as long as a patient's.
 func (w *walker) number() error {
 	start := w.pos
 	if w.peek() == '-' {
@@ -209,8 +210,8 @@ func (w *walker) number() error {
 			return w.fail("a number ends in its exponent")
 		}
 	}
-	if w.pos-start >= minCard {
-		w.record(Scan(w.text[start:w.pos]), start)
+	if w.pos-start >= minRecord {
+		w.record(scanUnder(w.under(), w.text[start:w.pos]), start)
 	}
 	return nil
 }
@@ -243,13 +244,14 @@ func (w *walker) key() error {
 	if w.peek() != '"' {
 		return w.fail("a key is expected")
 	}
-	text, _, err := w.stringText()
+	text, raw, err := w.stringText("")
 	if err != nil {
 		return err
 	}
 	h := keyHash(text)
 	w.keys = append(w.keys, h)
 	w.top().group = groupOf(h, text)
+	w.top().key = w.lasting(text, raw)
 	w.space()
 	if w.peek() != ':' {
 		return w.fail("a colon is expected")
@@ -258,8 +260,25 @@ func (w *walker) key() error {
 	return nil
 }
 
+// under is the key of the value at pos; the values of an array have its own.
+func (w *walker) under() string {
+	if len(w.open) == 0 {
+		return ""
+	}
+	return w.top().key
+}
+
+// lasting is the beginning of a key in memory that stays as it is: that of the body, or its own.
+func (w *walker) lasting(text string, raw int) string {
+	text = text[:min(len(text), maxKeyReach)]
+	if strings.HasPrefix(w.text[raw:], text) {
+		return spaced(w.text[raw : raw+len(text)])
+	}
+	return spaced(strings.Clone(text))
+}
+
 func (w *walker) stringValue() error {
-	text, raw, err := w.stringText()
+	text, raw, err := w.stringText(w.under())
 	if err != nil {
 		return err
 	}

@@ -10,7 +10,9 @@ import (
 // first digit; every such address but a few of IPv6 has one.
 func (s *scan) network(i, end int) int {
 	if end-i <= 3 && s.at(end) == '.' {
-		return s.ipv4(i)
+		if to := s.ipv4(i); to > 0 {
+			return to
+		}
 	}
 	if !s.colonNear(i, end) {
 		return 0
@@ -25,12 +27,11 @@ func (s *scan) network(i, end int) int {
 	if start > 0 && isWord(s.text[start-1]) || stop < len(s.text) && isWord(s.text[stop]) {
 		return 0
 	}
-	text := s.text[start:stop]
+	text := strings.TrimRight(s.text[start:stop], ":-.")
 	if isMAC(text) {
-		s.add(MAC, start, stop)
-		return stop
+		s.add(MAC, start, start+len(text))
+		return start + len(text)
 	}
-	text = strings.TrimRight(text, ":-.")
 	if strings.HasSuffix(s.text[start:stop], "::") {
 		text = s.text[start:stop]
 	}
@@ -50,7 +51,7 @@ func (s *scan) network(i, end int) int {
 
 // colonNear says whether a colon or dash of an address can belong to the group: most numbers end the question here.
 func (s *scan) colonNear(i, end int) bool {
-	if c := s.at(end); c == ':' || c == '-' && end-i <= 2 || isHex(c) && end-i < 4 {
+	if c := s.at(end); c == ':' || c == '-' && end-i <= 2 || c == '.' && end-i == 4 || isHex(c) && end-i < 4 {
 		return true
 	}
 	if i == 0 {
@@ -81,10 +82,10 @@ func isMAC(text string) bool {
 }
 
 // versionNames stand before numbers with three points that are no address.
-var versionNames = newNames("version", "v", "ver", "release", "build", "section", "§", "chapter", "clause", "oid", "firmware", "driver", "revision")
+var versionNames = newNames("version", "v$", "ver$", "release$", "build$", "section$", "§", "chapter", "clause$", "oid$", "firmware", "driver", "revision")
 
 // addressNames say that it is one all the same.
-var addressNames = newNames("ip", "host", "address", "server")
+var addressNames = newNames("ip$", "host", "address", "server")
 
 // ipv4 looks for four numbers with points between them at i. Loopback and
 // unspecified addresses, and masks, name no machine.

@@ -4,15 +4,15 @@ import "strings"
 
 // birthNames stand before a date of birth.
 var birthNames = newNames(
-	"born", "dob", "d o b", "date of birth", "birth date", "birthdate", "birthday", "geb", "geboren", "geburtsdatum", "geburtstag", "né le",
-	"née le", "naissance", "nacimiento", "nacido", "nacida", "nato il", "nata il", "nascita", "nascimento", "geboortedatum", "född", "født", "syntynyt",
+	"born", "dob$", "d o b$", "date of birth", "birth date", "birthdate", "birthday", "geb$", "geboren", "geburtsdatum", "geburtstag", "né le",
+	"née le", "naissance", "nacimiento", "nacido", "nacida", "nato il$", "nata il$", "nascita", "nascimento", "geboortedatum", "född$", "født$", "syntynyt",
 	"urodz", "narozen", "родил", "рождения", "生年月日", "出生", "생년월일", "doğum",
 )
 
 // patientNames stand before the number that a hospital gave a patient or a case.
 var patientNames = newNames(
-	"mrn", "medical record", "patient id", "patient no", "patient number", "patient nr", "patientennummer", "patienten id", "patienten nr", "pat nr", "pid",
-	"fallnummer", "fall nr", "case number", "chart number", "chart no", "hospital number", "numéro de patient", "dossier médical", "historia clínica", "health record",
+	"mrn$", "medical record", "patient id", "patient no", "patient number", "patient nr", "patientennummer", "patienten id", "patienten nr", "pat nr$", "pid$",
+	"fallnummer", "fall nr$", "case number", "chart number", "chart no", "hospital number", "numéro de patient", "dossier médical", "historia clínica", "health record",
 	"encounter", "accession", "aufnahmenummer",
 )
 

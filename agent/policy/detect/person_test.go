@@ -173,6 +173,31 @@ func TestAPersonIsFoundInSplitAndDisguisedText(t *testing.T) {
 	}
 }
 
+func TestAKeySaysWhatItsValueIs(t *testing.T) {
+	for body, want := range map[string]Kind{
+		`{"ssn":219099999}`: NationalID,
+		`{"patient":{"socialSecurityNumber":"219099999"}}`:        NationalID,
+		`{"date_of_birth":"1980-05-17"}`:                          BirthDate,
+		`{"dateOfBirth":"1980-05-17"}`:                            BirthDate,
+		`{"mrn":"00458123"}`:                                      MedicalRecord,
+		`{"mrn":45812}`:                                           MedicalRecord,
+		`{"phone_numbers":["x","212-555-0123"]}`:                  Phone,
+		`{"mobile":2125550123}`:                                   Phone,
+		`{"\u0074elefon":"0301234567"}`:                           Phone,
+		`{"content":"ask the clerk","tax file number":123456782}`: NationalID,
+	} {
+		found, _, err := JSON([]byte(body))
+		if err != nil || !slices.Contains(Kinds(found), want) {
+			t.Errorf("%s: got %v (%v), want %s", body, found, err, want)
+		}
+	}
+	for _, body := range []string{`{"max_tokens":219099999}`, `{"seed":2125550123}`, `{"created":"1980-05-17"}`, `{"mrn":"none"}`} {
+		if found, _, err := JSON([]byte(body)); err != nil || len(found) > 0 {
+			t.Errorf("%s: got %v (%v), want nothing", body, found, err)
+		}
+	}
+}
+
 func TestEveryKindIsListedOnce(t *testing.T) {
 	all := All()
 	if !slices.IsSorted(all) || len(slices.Compact(slices.Clone(all))) != len(all) || len(all) != 12 {

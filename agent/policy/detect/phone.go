@@ -30,8 +30,8 @@ var subscriber = func() (t [1000]struct{ min, max uint8 }) {
 }()
 
 var phoneNames = newNames(
-	"phone", "mobile", "cell", "call me", "call us", "tel", "fax", "whatsapp", "sms", "text me", "reach me", "hotline", "dial",
-	"mobil", "handy", "rufnummer", "anruf", "ruf mich", "durchwahl", "téléphone", "portable", "appelez", "teléfono", "móvil", "llama",
+	"phone", "mobile", "cell$", "call me", "call us", "tel$", "fax$", "whatsapp", "sms$", "text me", "reach me", "hotline", "dial$",
+	"mobil", "handy", "rufnummer", "anruf", "ruf mich", "durchwahl", "téléphone", "portable", "appelez", "teléfono", "móvil", "llama$",
 	"telefon", "telefono", "cellulare", "telefone", "celular", "telefoon", "puhelin", "телефон", "Телефон", "тел", "Тел", "電話", "电话", "手机", "전화", "هاتف",
 )
 
@@ -44,7 +44,7 @@ const (
 // the international form, with + or 00 and a calling code, or, where its name
 // stands before it, in any national one.
 func (s *scan) phone(i, end int) int {
-	if i >= 2 && s.text[i-1] == ' ' && trigger[s.text[i-2]] == digit {
+	if i >= 2 && s.text[i-1] == ' ' && trigger[s.text[i-2]] == digit && s.text[i:min(i+2, len(s.text))] != "00" {
 		return 0 // the rest of something that was looked at from its beginning
 	}
 	international := i > 0 && (s.text[i-1] == '+' || s.text[i-1] == '(' && i > 1 && s.text[i-2] == '+')
@@ -92,15 +92,27 @@ func (s *scan) national7(d []byte, i, to int) bool {
 	return s.named(i, phoneNames) && !date8(s.text[i:to])
 }
 
-// date8 says whether the text reads as a day: 2024-05-17, 17.05.2024.
+// date8 says whether the text is a day: 2024-05-17, 17.05.2024.
 func date8(text string) bool {
-	if len(text) != 10 {
+	d := onlyDigits(text)
+	if len(text) != 10 || len(d) != 8 {
 		return false
 	}
 	if text[4] == '-' && text[7] == '-' {
-		return plausibleYear([]byte(text[:4]))
+		return plausibleYear(d) && date(0, two(d[4:]), two(d[6:]))
 	}
-	return (text[2] == '.' && text[5] == '.' || text[2] == '/' && text[5] == '/') && plausibleYear([]byte(text[6:]))
+	return (text[2] == '.' && text[5] == '.' || text[2] == '/' && text[5] == '/') && plausibleYear(d[4:]) &&
+		(date(0, two(d[2:]), two(d)) || date(0, two(d), two(d[2:])))
+}
+
+func onlyDigits(text string) []byte {
+	d := make([]byte, 0, maxNumber)
+	for _, c := range []byte(text) {
+		if trigger[c] == digit {
+			d = append(d, c)
+		}
+	}
+	return d
 }
 
 // phoneGroup is the next group of digits: after one or two of the marks that people write into numbers.

@@ -35,22 +35,25 @@ var trigger = func() (t [256]uint8) {
 	return t
 }()
 
-// minText is the shortest text that can hold a finding: a@b.co.
+// minText is the shortest text that can hold a finding by itself: a@b.co. Under a key it may be a number of minRecord digits.
 const minText = 6
 
 // Scan finds everything of every kind in one text, in the order of the text.
 // Findings of different kinds may overlap. It looks at each byte once, a second
 // time when the text has characters that must be folded first.
-func Scan(text string) []Finding {
-	if len(text) < minText {
+func Scan(text string) []Finding { return scanUnder("", text) }
+
+// scanUnder is Scan of a value that stands under a key: the key says what a number is.
+func scanUnder(key, text string) []Finding {
+	if len(text) < minText-1 {
 		return nil
 	}
-	s := scan{text: text}
+	s := scan{text: text, key: key}
 	if s.run() {
 		return s.sorted()
 	}
 	folded := fold(text)
-	s = scan{text: folded.text, folded: true}
+	s = scan{text: folded.text, key: key, folded: true}
 	s.run()
 	for i, f := range s.found {
 		s.found[i].Start, s.found[i].End = folded.original(f.Start), folded.original(f.End)
@@ -79,7 +82,8 @@ func Parts(texts []string) []Finding {
 // scan is one pass over one text.
 type scan struct {
 	text   string
-	folded bool // disguises are gone already
+	key    string // that the text is the value of; "" when there is none
+	folded bool   // disguises are gone already
 	found  []Finding
 
 	// What the last question about the words before a number looked at.
