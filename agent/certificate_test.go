@@ -219,10 +219,12 @@ func TestCertificateIsRenewedOverTheBrokerWithoutARestart(t *testing.T) {
 	case err := <-served:
 		t.Fatalf("got %v, want a depot", err)
 	}
-	l, err := newLink(BrokerConfig{}, c.dir, id, openTestStore(t), store.Report{}, slog.New(slog.DiscardHandler))
+	db, log := openTestStore(t), slog.New(slog.DiscardHandler)
+	l, err := newLink(BrokerConfig{}, c.dir, id, db, store.Report{}, log)
 	if err != nil {
 		t.Fatal(err)
 	}
+	l.orders = newOrders(&judge{}, db, l.outbox, log)
 	before := l.expires()
 	l.credentials.now = func() time.Time { return before.Add(-24 * time.Hour) }
 	ran := make(chan error, 2)
