@@ -6,6 +6,7 @@ import (
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/hex"
 	"fmt"
 	"log/slog"
 	"net"
@@ -21,6 +22,7 @@ import (
 	"github.com/bothy-edge/bothy/updater/fleet"
 	"github.com/bothy-edge/bothy/updater/mqtt"
 	"github.com/bothy-edge/bothy/updater/mqtt/wire"
+	"github.com/bothy-edge/bothy/updater/release"
 )
 
 // fenced is a fleet with a Mosquitto that is configured by nothing but `fleet acl`.
@@ -104,6 +106,30 @@ func (w *fenced) enrol(device string) *tls.Config {
 	conf.Certificates = []tls.Certificate{{Certificate: [][]byte{cert.Raw}, PrivateKey: key}}
 	conf.ClientSessionCache = tls.NewLRUClientSessionCache(8) // a session that goes on must not outlive a revocation
 	return conf
+}
+
+// assign gives a device a policy of its own, and returns what names the cast of that file.
+func (w *fenced) assign(device, name string) [16]byte {
+	w.t.Helper()
+	path := filepath.Join(w.t.TempDir(), name)
+	if err := os.WriteFile(path, []byte("schema: 1\nname: "+name+"\n"), 0o600); err != nil {
+		w.t.Fatal(err)
+	}
+	doc, err := w.f.Add(w.t.Context(), fleet.AddOptions{Kind: release.Policy, Name: name, Files: []string{path}})
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	if _, err := w.f.Sign(); err != nil {
+		w.t.Fatal(err)
+	}
+	if _, err := w.f.Assign(device, nil, doc.ID()); err != nil {
+		w.t.Fatal(err)
+	}
+	raw, err := hex.DecodeString(doc.Files[0].SHA256)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return [16]byte(raw)
 }
 
 func (w *fenced) trusting() *tls.Config {
@@ -201,6 +227,7 @@ func TestMosquittoKeepsDevicesToTheirOwnTopics(t *testing.T) {
 	w := newFenced(t)
 	conf := w.enrol("press-7")
 	w.enrol("press-8")
+	own, strange := w.assign("press-7", "one"), w.assign("press-8", "another")
 	w.reload()
 	mine, other := w.topics, w.topics.For("press-8")
 	watcher := w.depot(mine.All())
@@ -209,12 +236,12 @@ func TestMosquittoKeepsDevicesToTheirOwnTopics(t *testing.T) {
 		t.Fatal("the device is refused")
 	}
 
-	may := []string{mine.State(), mine.Event(), mine.Online(), mine.CertificateRequest(), mine.Request("depot")}
+	may := []string{mine.State(), mine.Event(), mine.Online(), mine.CertificateRequest(), mine.Request("depot"), mine.Feedback(own)}
 	mayNot := []string{
 		mine.Want(), mine.Catalog(), mine.Command(), mine.Reply(), mine.Certificate(), mine.Info("depot"), mine.Probe("depot"),
 		other.State(), other.Event(), other.Online(), other.CertificateRequest(), other.Request("depot"), other.Want(),
 		mine.EnrollRequest("t0"), mine.EnrollAnswer("t0"), "bothy/1/acme/d/press-7", "bothy/1/evil/d/press-7/state",
-		"bothy/1/acme/b/0123456789abcdef0123456789abcdef/cast",
+		mine.Cast(own), other.Feedback(own),
 	}
 	for _, topic := range append(mayNot, may...) {
 		device.send(topic)
@@ -232,10 +259,10 @@ func TestMosquittoKeepsDevicesToTheirOwnTopics(t *testing.T) {
 		}
 	}
 
-	mayRead := []string{mine.Catalog(), mine.Command(), mine.Reply(), mine.Certificate(), mine.Info("depot")}
+	mayRead := []string{mine.Catalog(), mine.Command(), mine.Reply(), mine.Certificate(), mine.Info("depot"), mine.Cast(own)}
 	mayNotRead := []string{
 		mine.State(), mine.Event(), mine.Online(), mine.Request("depot"), other.Want(), other.Command(), other.Reply(), other.State(), other.Certificate(),
-		mine.EnrollRequest("t0"), mine.EnrollAnswer("t0"), "bothy/1/acme/b/0123456789abcdef0123456789abcdef/cast",
+		mine.EnrollRequest("t0"), mine.EnrollAnswer("t0"), mine.Cast(strange), mine.Feedback(own),
 	}
 	for _, topic := range append(mayNotRead, mayRead...) {
 		watcher.send(topic)

@@ -294,6 +294,25 @@ func FuzzRequest(f *testing.F) {
 	})
 }
 
+func FuzzRenewal(f *testing.F) {
+	s, key := newSite(f, "acme"), newKey(f)
+	answer, _ := EncodeRenewal([]byte(s.client(f, "press-7", public(key))))
+	asked, _ := MakeRenewal("press-7", key)
+	f.Add(answer)
+	f.Add(asked)
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if text, err := DecodeRenewal(b); err == nil && len(text) > MaxRequest {
+			t.Fatalf("accepted %d bytes", len(text))
+		}
+		if err := OpenRenewal(public(newKey(t)), b); err == nil {
+			t.Fatal("a renewal was forged")
+		}
+		if cert, err := ParseCertificate(b); err == nil && cert == nil {
+			t.Fatal("no certificate and no error")
+		}
+	})
+}
+
 func FuzzAnswer(f *testing.F) {
 	s := newSite(f, "acme")
 	token, key := s.token(""), newKey(f)

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"crypto/sha512"
 	"encoding/base64"
+	"encoding/hex"
 	"fmt"
 	"maps"
 	"slices"
@@ -44,11 +45,13 @@ func (s Site) DeviceACL() string {
 		}
 		fmt.Fprintf(&b, "\nuser %s\n", device)
 		for _, digest := range s.Files[device] {
-			fmt.Fprintf(&b, "topic read %s\n", cast(s.Tenant, digest))
+			if raw, err := hex.DecodeString(digest); err == nil && len(raw) == 32 {
+				fmt.Fprintf(&b, "topic read %s\n", t.Cast([16]byte(raw)))
+			}
 		}
 	}
 	b.WriteString("\n# of every device, its own\n")
-	for _, topic := range []string{t.State(), t.Event(), t.Online(), t.CertificateRequest(), t.Request("+"), "bothy/1/" + s.Tenant + "/b/+/fb/" + anyone} {
+	for _, topic := range []string{t.State(), t.Event(), t.Online(), t.CertificateRequest(), t.Request("+"), feedback(t)} {
 		fmt.Fprintf(&b, "pattern write %s\n", topic)
 	}
 	for _, topic := range []string{t.Want(), t.Command(), t.Reply(), t.Certificate(), t.Catalog(), t.Info("+")} {
@@ -57,8 +60,10 @@ func (s Site) DeviceACL() string {
 	return b.String()
 }
 
-// cast is the topic of the stream of a file: the first half of its digest names it.
-func cast(tenant, digest string) string { return "bothy/1/" + tenant + "/b/" + digest[:32] + "/cast" }
+// feedback is the device's own, on whatever cast.
+func feedback(t wire.Topics) string {
+	return strings.Replace(t.Feedback([16]byte{}), "/b/"+strings.Repeat("0", 32)+"/", "/b/+/", 1)
+}
 
 // EnrollACL is the access list of the listener for boxes that only have a token.
 func (s Site) EnrollACL() string {
