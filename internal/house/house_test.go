@@ -49,6 +49,7 @@ var owners = map[string][]string{
 	"github.com/coreos/go-systemd":         {"systemd"},
 	"github.com/nikolalohinski/gonja":      {"runtime/embedded/chat"},
 	"github.com/schollz/progressbar":       {"cmd"},
+	"github.com/klauspost/compress":        {"updater/content"},
 }
 
 type pkg struct {

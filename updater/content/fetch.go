@@ -348,7 +348,7 @@ func (r *fetch) drain(ctx context.Context, src Source, w *writer) error {
 	w.begin(src)
 	for {
 		before := w.wrong() + w.castWrong()
-		err := src.Blocks(ctx, r.file, r.missing(), w)
+		err := r.blocks(ctx, src, w)
 		w.flush()
 		if w.wrong() >= maxStrikes {
 			r.store.setAside(src.Name())

@@ -18,7 +18,8 @@ const (
 
 	indexMagic  = "BYIX"
 	indexHeader = 20 // magic, version, size, count
-	indexEntry  = 40 // length, flags, digest
+	indexPacked = 32 // version 2: digest of the packed form
+	indexEntry  = 40 // length, bytes of a zstd frame or 0, digest
 	indexTail   = 4  // CRC32C: tells a damaged disk from a wrong file
 	smallTensor = 64 << 10
 )
@@ -29,6 +30,7 @@ type Block struct {
 	Offset int64    // in the file, bytes
 	Length int      // bytes, 1..BlockSize
 	SHA256 [32]byte // of the plain bytes
+	Packed int      // bytes in the packed form, where it is a zstd frame there; else 0
 }
 
 // Index lists the blocks of one file, in order and without gaps.
@@ -36,6 +38,9 @@ type Block struct {
 type Index struct {
 	Size   int64
 	Blocks []Block
+	// The packed form (see Pack); PackedSize is 0 where there is none.
+	PackedSize   int64
+	PackedSHA256 [32]byte
 }
 
 // BuildIndex reads size bytes of r and cuts them into blocks. The blocks of a
@@ -95,18 +100,28 @@ func cut(size int64, starts []int64) []span {
 	return out
 }
 
-func (x Index) encodedLen() int { return indexHeader + len(x.Blocks)*indexEntry + indexTail }
+func (x Index) encodedLen() int {
+	return indexHeader + indexPacked + len(x.Blocks)*indexEntry + indexTail
+}
 
-// Encode is the index as bytes, big-endian; the same index always gives the same bytes.
+// Encode is the index as bytes, big-endian; the same index always gives the same
+// bytes. Version 2 is that of a file with a packed form.
 func (x Index) Encode() []byte {
 	b := make([]byte, 0, x.encodedLen())
 	b = append(b, indexMagic...)
-	b = binary.BigEndian.AppendUint32(b, 1)
+	version := uint32(1)
+	if x.PackedSize > 0 {
+		version = 2
+	}
+	b = binary.BigEndian.AppendUint32(b, version)
 	b = binary.BigEndian.AppendUint64(b, uint64(x.Size))
 	b = binary.BigEndian.AppendUint32(b, uint32(len(x.Blocks)))
+	if version == 2 {
+		b = append(b, x.PackedSHA256[:]...)
+	}
 	for _, k := range x.Blocks {
 		b = binary.BigEndian.AppendUint32(b, uint32(k.Length))
-		b = binary.BigEndian.AppendUint32(b, 0) // flags: 0 = stored plain
+		b = binary.BigEndian.AppendUint32(b, uint32(k.Packed))
 		b = append(b, k.SHA256[:]...)
 	}
 	return binary.BigEndian.AppendUint32(b, checksum(b))
@@ -124,29 +139,53 @@ func ParseIndex(b []byte) (Index, error) {
 	if len(b) < indexHeader+indexTail || len(b) > MaxIndex {
 		return Index{}, fmt.Errorf("index refused: %d bytes", len(b))
 	}
-	if !bytes.HasPrefix(b, []byte(indexMagic)) || binary.BigEndian.Uint32(b[4:]) != 1 {
-		return Index{}, fmt.Errorf("index refused: not a block index of version 1")
+	version := binary.BigEndian.Uint32(b[4:])
+	if !bytes.HasPrefix(b, []byte(indexMagic)) || version < 1 || version > 2 {
+		return Index{}, fmt.Errorf("index refused: not a block index of version 1 or 2")
 	}
 	body, tail := b[:len(b)-indexTail], b[len(b)-indexTail:]
 	if binary.BigEndian.Uint32(tail) != checksum(body) {
 		return Index{}, fmt.Errorf("index refused: its checksum does not match")
 	}
 	size, count := binary.BigEndian.Uint64(b[8:]), uint64(binary.BigEndian.Uint32(b[16:]))
-	if count*indexEntry != uint64(len(body)-indexHeader) {
-		return Index{}, fmt.Errorf("index refused: %d blocks named, %d bytes of entries", count, len(body)-indexHeader)
-	}
-	x := Index{Size: int64(size), Blocks: make([]Block, 0, count)}
-	at := int64(0)
-	for e := body[indexHeader:]; len(e) > 0; e = e[indexEntry:] {
-		n, flags := binary.BigEndian.Uint32(e), binary.BigEndian.Uint32(e[4:])
-		if n == 0 || n > BlockSize || flags != 0 {
-			return Index{}, fmt.Errorf("index refused: block %d has length %d, flags %#x", len(x.Blocks), n, flags)
+	x, entries := Index{Size: int64(size)}, body[indexHeader:]
+	if version == 2 {
+		if len(entries) < indexPacked {
+			return Index{}, fmt.Errorf("index refused: %d bytes", len(b))
 		}
-		x.Blocks = append(x.Blocks, Block{N: len(x.Blocks), Offset: at, Length: int(n), SHA256: [32]byte(e[8:indexEntry])})
-		at += int64(n)
+		x.PackedSHA256, entries = [32]byte(entries), entries[indexPacked:]
 	}
-	if at != x.Size {
-		return Index{}, fmt.Errorf("index refused: its blocks are %d bytes, the file %d", at, x.Size)
+	if count*indexEntry != uint64(len(entries)) {
+		return Index{}, fmt.Errorf("index refused: %d blocks named, %d bytes of entries", count, len(entries))
+	}
+	if err := x.parseBlocks(entries, version == 2); err != nil {
+		return Index{}, err
 	}
 	return x, nil
+}
+
+// parseBlocks reads the entries of an index.
+func (x *Index) parseBlocks(entries []byte, packed bool) error {
+	x.Blocks = make([]Block, 0, len(entries)/indexEntry)
+	at, saved := int64(0), int64(0)
+	for e := entries; len(e) > 0; e = e[indexEntry:] {
+		n, frame := binary.BigEndian.Uint32(e), binary.BigEndian.Uint32(e[4:])
+		if n == 0 || n > BlockSize || frame >= n || frame > 0 && !packed {
+			return fmt.Errorf("index refused: block %d has length %d, packed %d", len(x.Blocks), n, frame)
+		}
+		k := Block{N: len(x.Blocks), Offset: at, Length: int(n), SHA256: [32]byte(e[8:indexEntry]), Packed: int(frame)}
+		x.Blocks = append(x.Blocks, k)
+		at += int64(n)
+		saved += int64(n) - int64(k.stored())
+	}
+	if at != x.Size {
+		return fmt.Errorf("index refused: its blocks are %d bytes, the file %d", at, x.Size)
+	}
+	if packed {
+		x.PackedSize = at - saved
+	}
+	if packed != (saved > 0) {
+		return fmt.Errorf("index refused: it names a packed form that saves nothing")
+	}
+	return nil
 }

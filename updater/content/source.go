@@ -104,13 +104,20 @@ type Directory struct{ Dir string }
 // Name implements Source.
 func (Directory) Name() string { return "directory" }
 
-func (d Directory) find(f release.File) (string, error) {
+// places is where a file may lie in the folder.
+func (d Directory) places(f release.File) []string {
 	names := []string{filepath.Join("blobs", f.SHA256), f.SHA256}
-	if filepath.IsLocal(f.Path) {
+	if f.Path != "" && filepath.IsLocal(f.Path) {
 		names = append(names, f.Path)
 	}
-	for _, n := range names {
-		p := filepath.Join(d.Dir, n)
+	for i, n := range names {
+		names[i] = filepath.Join(d.Dir, n)
+	}
+	return names
+}
+
+func (d Directory) find(f release.File) (string, error) {
+	for _, p := range d.places(f) {
 		if i, err := os.Stat(p); err == nil && i.Mode().IsRegular() && i.Size() == f.Size {
 			return p, nil
 		}
@@ -118,14 +125,16 @@ func (d Directory) find(f release.File) (string, error) {
 	return "", fmt.Errorf("cannot find %s in %s: %w", short(f.SHA256), d.Dir, ErrNotFound)
 }
 
-// Index implements Source. Where no index lies beside the file, it is made from it.
+// Index implements Source. Where no index lies in the folder, it is made from the file.
 func (d Directory) Index(ctx context.Context, f release.File) ([]byte, error) {
+	for _, p := range d.places(f) {
+		if i, err := os.Stat(p + ".index"); err == nil && i.Mode().IsRegular() && i.Size() <= MaxIndex {
+			return os.ReadFile(p + ".index")
+		}
+	}
 	p, err := d.find(f)
 	if err != nil {
 		return nil, err
-	}
-	if i, err := os.Stat(p + ".index"); err == nil && i.Size() <= MaxIndex {
-		return os.ReadFile(p + ".index")
 	}
 	file, err := os.Open(p)
 	if err != nil {
@@ -170,6 +179,9 @@ func (d Directory) Blocks(ctx context.Context, f release.File, want []Block, sin
 type disk struct{ store *Store }
 
 func (disk) Name() string { return "disk" }
+
+// PlainOnly implements PlainOnly.
+func (disk) PlainOnly() bool { return true }
 
 func (disk) Index(context.Context, release.File) ([]byte, error) { return nil, ErrNotFound }
 

@@ -284,11 +284,12 @@ func (f *Fleet) ingestOne(ctx context.Context, path string, progress func(n int6
 	if err != nil {
 		return release.File{}, err
 	}
-	encoded := index.Encode()
-	sum := sha256.Sum256(encoded)
-	file := release.File{Path: filepath.Base(path), Size: size,
-		SHA256: hex.EncodeToString(hash.Sum(nil)), IndexSHA256: hex.EncodeToString(sum[:])}
-	return file, f.adopt(tmp, file, encoded)
+	file := release.File{Path: filepath.Base(path), Size: size, SHA256: hex.EncodeToString(hash.Sum(nil))}
+	if index, err = f.pack(ctx, tmp, file, index); err != nil {
+		return release.File{}, err
+	}
+	file.IndexSHA256 = index.SHA256()
+	return file, f.adopt(tmp, file, index.Encode())
 }
 
 // adopt makes a finished copy a blob. The index comes first: a blob that can
@@ -297,13 +298,14 @@ func (f *Fleet) adopt(tmp *os.File, file release.File, index []byte) error {
 	if err := writeFile(f.blobPath(file.SHA256)+".index", index, 0o644); err != nil {
 		return err
 	}
-	if err := tmp.Chmod(0o644); err != nil {
+	return f.adoptBlob(tmp, file.SHA256)
+}
+
+func (f *Fleet) adoptBlob(tmp *os.File, digest string) error {
+	if err := errors.Join(tmp.Chmod(0o644), tmp.Sync()); err != nil {
 		return err
 	}
-	if err := tmp.Sync(); err != nil {
-		return err
-	}
-	if err := os.Rename(tmp.Name(), f.blobPath(file.SHA256)); err != nil {
+	if err := os.Rename(tmp.Name(), f.blobPath(digest)); err != nil {
 		return err
 	}
 	return store.SyncDir(f.blobPath(""))

@@ -18,6 +18,7 @@ import (
 	"github.com/theupdateframework/go-tuf/v2/metadata"
 
 	"github.com/bothy-edge/bothy/agent/store"
+	"github.com/bothy-edge/bothy/updater/content"
 	"github.com/bothy-edge/bothy/updater/release"
 	"github.com/bothy-edge/bothy/updater/trust"
 )
@@ -46,7 +47,7 @@ type MirrorResult struct {
 // what is new. Each file appears whole, and the timestamps that lead to the others come
 // last, so that a reader at any moment finds one state or the next.
 func (f *Fleet) Mirror(ctx context.Context, o MirrorOptions) (MirrorResult, error) {
-	m := &mirroring{fleet: f, o: o, blobs: map[string]release.File{}}
+	m := &mirroring{fleet: f, o: o, blobs: map[string]release.File{}, packed: map[string]bool{}}
 	if err := m.run(ctx); err != nil {
 		return m.did, fmt.Errorf("cannot export to %s: %w", o.To, err)
 	}
@@ -63,6 +64,7 @@ type mirroring struct {
 	roots  []mirrored
 	times  []mirrored // timestamps, the catalog's first
 	blobs  map[string]release.File
+	packed map[string]bool // digests of packed forms
 	looked int64
 	total  int64
 }
@@ -255,15 +257,25 @@ func (m *mirroring) object(o mirrored) error {
 	return writeFile(path, o.raw, 0o644)
 }
 
-// artifact copies a blob with its index. What is there under its name with its
-// size was whole when it came.
+// artifact copies a blob with its index: the packed form of it, where there is
+// one. What is there under its name with its size was whole when it came.
 func (m *mirroring) artifact(ctx context.Context, file release.File) error {
 	index, err := m.fleet.Index(file.SHA256)
 	if err != nil {
 		return err
 	}
+	x, err := content.ParseIndex(index)
+	if err != nil {
+		return fmt.Errorf("artifact %s: %w", file.SHA256, err)
+	}
 	if err := m.object(mirrored{filepath.Join("blobs", file.SHA256+".index"), index}); err != nil {
 		return err
+	}
+	if packed, ok := x.PackedFile(); ok {
+		m.total += packed.Size - file.Size
+		m.packed[packed.SHA256] = true
+		packed.Path = file.Path
+		file = packed
 	}
 	path := filepath.Join(m.o.To, "blobs", file.SHA256)
 	kept, err := m.have(ctx, path, file)
@@ -358,6 +370,7 @@ func (m *mirroring) prune() error {
 	for _, e := range entries {
 		digest, ext, _ := strings.Cut(e.Name(), ".")
 		_, wanted := m.blobs[digest]
+		wanted = wanted || m.packed[digest]
 		ours := release.CheckDigest(digest) == nil || strings.HasPrefix(e.Name(), ".tmp-")
 		if wanted || !ours || e.IsDir() {
 			continue

@@ -24,7 +24,8 @@ func (f *Fleet) Metadata(repo trust.Repo, device, name string) ([]byte, error) {
 }
 
 // Assigned lists the files of the releases that are assigned to a device, by
-// digest: what a depot may serve to it. A device without a set has none.
+// digest: what a depot may serve to it. Packed forms are among them, without
+// their size. A device without a set has none.
 func (f *Fleet) Assigned(device string) (map[string]release.File, error) {
 	role, err := f.deviceTargets(device)
 	if errors.Is(err, ErrUnassigned) {
@@ -41,6 +42,9 @@ func (f *Fleet) Assigned(device string) (map[string]release.File, error) {
 		}
 		for _, file := range doc.Files {
 			files[file.SHA256] = file
+			if packed, ok := f.packedDigest(file.SHA256); ok {
+				files[packed] = release.File{Path: file.Path, SHA256: packed}
+			}
 		}
 	}
 	return files, nil

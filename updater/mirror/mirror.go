@@ -37,6 +37,8 @@ type Config struct {
 	Stall time.Duration
 	// Tries is how often in a row something may fail that may pass. Default 4.
 	Tries int
+	// Plain says that the server has no packed forms.
+	Plain bool
 	// Pace is asked before n bytes are; nil: at once.
 	Pace func(ctx context.Context, n int) error
 	// Slowed says why Pace makes it wait, for progress; nil: it does not.
@@ -119,6 +121,9 @@ func loopback(host string) bool {
 	ip := net.ParseIP(host)
 	return host == "localhost" || ip != nil && ip.IsLoopback()
 }
+
+// PlainOnly implements content.PlainOnly.
+func (s *Source) PlainOnly() bool { return s.cfg.Plain }
 
 // Close gives back idle connections.
 func (s *Source) Close() { s.client.CloseIdleConnections() }

@@ -49,7 +49,8 @@ func NewSource(c ClientConfig) (*mirror.Source, error) {
 	return mirror.New(mirror.Config{
 		Name: "peer", Detail: func() string { return name.Load().(string) }, URL: "https://" + c.Address,
 		TLS: conf, Claim: c.Proof, Pace: c.Pace, Slowed: c.Slowed, Stall: c.Stall,
-		Tries: 1, // a peer that is busy says so; others have the file too
+		Plain: true, // devices keep what they run
+		Tries: 1,    // a peer that is busy says so; others have the file too
 	})
 }
 

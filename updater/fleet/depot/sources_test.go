@@ -5,9 +5,12 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"encoding/binary"
 	"errors"
 	"io"
 	"log"
+	"math"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -280,4 +283,40 @@ func mend(t *testing.T, f *folder) {
 		defer wake(aside)
 	}
 	must(t, os.WriteFile(f.kept, f.whole, 0o600))
+}
+
+// TestPackedFormTravels: every source but peers serves the packed form, and less goes over the line.
+func TestPackedFormTravels(t *testing.T) {
+	r := rand.New(rand.NewPCG(1, 2))
+	var b []byte
+	for len(b) < 5<<20 {
+		b = binary.LittleEndian.AppendUint16(b, uint16(math.Float32bits(float32(r.NormFloat64()*0.02))>>16))
+	}
+	for name, open := range suppliers() {
+		t.Run(name, func(t *testing.T) {
+			f := newFolder(t)
+			file := f.add(t, b, "box1")
+			packed, err := os.Create(filepath.Join(f.dir, "packed"))
+			must(t, err)
+			x, err := content.BuildIndex(bytes.NewReader(b), file.Size)
+			must(t, err)
+			x, err = content.Pack(bytes.NewReader(b), x, packed)
+			must(t, err)
+			must(t, packed.Close())
+			form, ok := x.PackedFile()
+			if !ok {
+				t.Fatal("it does not pack")
+			}
+			must(t, os.Rename(packed.Name(), filepath.Join(f.dir, form.SHA256)))
+			must(t, os.WriteFile(filepath.Join(f.dir, file.SHA256+".index"), x.Encode(), 0o600))
+			if name != "peer" { // which serves what a device has: the plain file
+				must(t, os.Remove(filepath.Join(f.dir, file.SHA256)))
+			}
+			f.mu.Lock()
+			f.allowed["box1 "+form.SHA256] = true
+			f.mu.Unlock()
+			file.IndexSHA256 = x.SHA256()
+			mustFetch(t, openStore(t, t.TempDir()), file, b, open(t, f), nil)
+		})
+	}
 }
