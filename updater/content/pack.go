@@ -24,6 +24,7 @@ import (
 const (
 	packBlockGain = 10 // per cent that a block must save to be packed
 	packFileGain  = 5  // per cent that a file must save to have a packed form
+	packProbe     = 64 << 10
 )
 
 // Pack writes the packed form of the file r, whose index is x, to w, and returns
@@ -34,6 +35,9 @@ func Pack(r io.ReaderAt, x Index, w io.Writer) (Index, error) {
 		return x, err
 	}
 	defer enc.Close()
+	if ok, err := worthPacking(r, x, enc); !ok || err != nil {
+		return x, err
+	}
 	out := Index{Size: x.Size, Blocks: make([]Block, len(x.Blocks))}
 	sum := sha256.New()
 	w = io.MultiWriter(w, sum)
@@ -43,7 +47,7 @@ func Pack(r io.ReaderAt, x Index, w io.Writer) (Index, error) {
 		if err := readFullAt(r, b, k.Offset); err != nil {
 			return x, fmt.Errorf("cannot pack at byte %d of %d: %w", k.Offset, x.Size, err)
 		}
-		if packed = enc.EncodeAll(b, packed[:0]); len(packed)*100 <= len(b)*(100-packBlockGain) {
+		if packed = enc.EncodeAll(b, packed[:0]); gains(packed, b, packBlockGain) {
 			k.Packed, b = len(packed), packed
 		}
 		out.Blocks[i] = k
@@ -57,6 +61,27 @@ func Pack(r io.ReaderAt, x Index, w io.Writer) (Index, error) {
 	}
 	out.PackedSHA256 = [32]byte(sum.Sum(nil))
 	return out, nil
+}
+
+// worthPacking tries the beginning of each block. Most files do not pack at all,
+// and should cost neither the time nor the space of a copy.
+func worthPacking(r io.ReaderAt, x Index, enc *zstd.Encoder) (bool, error) {
+	buf, packed, saved := make([]byte, packProbe), []byte(nil), int64(0)
+	for _, k := range x.Blocks {
+		b := buf[:min(k.Length, packProbe)]
+		if err := readFullAt(r, b, k.Offset); err != nil {
+			return false, fmt.Errorf("cannot pack at byte %d of %d: %w", k.Offset, x.Size, err)
+		}
+		if packed = enc.EncodeAll(b, packed[:0]); gains(packed, b, packBlockGain) {
+			saved += int64(k.Length) * int64(len(b)-len(packed)) / int64(len(b))
+		}
+	}
+	return saved*100 >= x.Size*packFileGain && saved > 0, nil
+}
+
+// gains says that packing saved so many per cent.
+func gains(packed, plain []byte, percent int) bool {
+	return len(packed)*100 <= len(plain)*(100-percent)
 }
 
 func newPacker() (*zstd.Encoder, error) {
