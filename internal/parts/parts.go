@@ -181,6 +181,9 @@ func (b *Broker) Kill() {
 	b.cmd = nil
 }
 
+// PID is the broker's process.
+func (b *Broker) PID() int { return b.cmd.Process.Pid }
+
 // Signal sends sig to the broker, for example SIGSTOP to freeze it and SIGCONT to let it go on.
 func (b *Broker) Signal(sig syscall.Signal) { b.cmd.Process.Signal(sig) }
 
