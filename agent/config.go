@@ -69,7 +69,7 @@ type EngineConfig struct {
 type CommandConfig struct {
 	// Path is the program, absolute; empty: there is none.
 	Path string `yaml:"path"`
-	// Args are its arguments; {socket}, {model}, {alias}, {context}, {slots} and {threads} are replaced.
+	// Args are its arguments; {socket}, {model}, {folder}, {alias}, {context}, {slots} and {threads} are replaced.
 	Args []string `yaml:"args"`
 	// Health is the path that answers 200 once the server is ready. Default /health.
 	Health string `yaml:"health"`

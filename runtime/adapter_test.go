@@ -40,7 +40,11 @@ func TestCommandLines(t *testing.T) {
 		},
 		"llama-server of a release with its own loader": {
 			LlamaServer{}, Spec{Alias: "a", Files: []string{"/m"}, Program: &Program{Release: "l@1", Path: "/v/bin/server", Loader: "/v/lib/ld.so", Libraries: []string{"/v/lib"}}},
-			"/v/lib/ld.so --library-path /v/lib /v/bin/server --host /r/e.sock --no-webui --offline --metrics --alias a -m /m -np 1",
+			"LD_LIBRARY_PATH=/v/lib /v/lib/ld.so --library-path /v/lib /v/bin/server --host /r/e.sock --no-webui --offline --metrics --alias a -m /m -np 1",
+		},
+		"llama-server of a release without libraries": {
+			LlamaServer{Env: []string{"A=b"}}, Spec{Alias: "a", Files: []string{"/m"}, Program: &Program{Release: "l@1", Path: "/v/server"}},
+			"A=b LD_LIBRARY_PATH= /v/server --host /r/e.sock --no-webui --offline --metrics --alias a -m /m -np 1",
 		},
 		"template of a folder": {
 			Template{Path: "/opt/serve", Args: []string{"--uds={socket}", "{folder}"}}, Spec{Alias: "a", Files: []string{"/v/config.json", "/v/w.safetensors"}},

@@ -37,12 +37,10 @@ type Program struct {
 // command is the process that runs the program with these arguments.
 func (p Program) command(args []string) Command {
 	search := strings.Join(p.Libraries, ":")
-	c := Command{Path: p.Path, Args: args}
-	switch {
-	case p.Loader != "":
+	// Also where it is empty: the agent's own names libraries that are not of the release.
+	c := Command{Path: p.Path, Args: args, Env: []string{"LD_LIBRARY_PATH=" + search}}
+	if p.Loader != "" {
 		c.Path, c.Args = p.Loader, slices.Concat([]string{"--library-path", search, p.Path}, args)
-	case search != "":
-		c.Env = []string{"LD_LIBRARY_PATH=" + search} // instead of the agent's own, which names other libraries
 	}
 	return c
 }

@@ -106,7 +106,7 @@ func fleetAdd() *cobra.Command {
 	f.StringVar(&model, "model", "", "name of a model release")
 	f.StringVar(&policyName, "policy", "", "name of a policy release")
 	f.Uint64Var(&o.Version, "release-version", 0, "version (default: the next)")
-	f.StringVar(&o.Engine.Kind, "engine", "", "llama-server, embedded or command (default: the device's)")
+	f.StringVar(&o.Engine.Kind, "engine", "", "llama-server[@LOWEST], embedded or command (default: any)")
 	f.IntVar(&o.Engine.Context, "context", 0, "tokens of one request (default: the model's)")
 	f.IntVar(&o.Engine.Slots, "slots", 0, "requests served at once (default 1)")
 	f.StringArrayVar(&flags, "flag", nil, "engine flag as name=value; may be given again")
@@ -127,6 +127,12 @@ func describeRelease(o *fleet.AddOptions, model, policyName, accept string, flag
 		o.Kind, o.Name = release.Model, model
 	default:
 		o.Kind, o.Name = release.Policy, policyName
+	}
+	if kind, version, ok := strings.Cut(o.Engine.Kind, "@"); ok {
+		if err := release.CheckVersion(version); err != nil || kind == "" {
+			return usageError{fmt.Errorf("cannot read --engine %q: write it as llama-server or llama-server@b6123", o.Engine.Kind)}
+		}
+		o.Engine.Kind, o.Requires.EngineVersion = kind, version
 	}
 	for _, f := range flags {
 		name, value, ok := strings.Cut(f, "=")
