@@ -52,7 +52,7 @@ func ask(t *testing.T, url, tenant string) trust.Source {
 func TestAttacksOverABroker(t *testing.T) {
 	broker := parts.Mosquitto(t)
 	seen := map[string]bool{}
-	for i, a := range trust.Attacks(3) {
+	for i, a := range trust.Attacks(2) {
 		seen[a.Place] = true
 		t.Run(a.Family+"/"+a.Place, func(t *testing.T) {
 			t.Parallel()
