@@ -428,3 +428,66 @@ func read(t *testing.T, path string) string {
 	}
 	return string(raw)
 }
+
+// A crash between the device's record and the token's: the same key gets another certificate, and both are known.
+func TestApprovalThatWasInterruptedIsFinished(t *testing.T) {
+	r := newRegister(t)
+	token, key := r.token(TokenOptions{Device: "press-7"}), newDeviceKey(t)
+	r.want(token, key, enrolment.Pending, "")
+	before, err := r.Fleet.token(token.ID)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.Approve(token.ID, "", false); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.saveToken(before); err != nil {
+		t.Fatal(err)
+	}
+	r.want(token, key, enrolment.Pending, "")
+	d, err := r.Approve(token.ID, "", false)
+	if err != nil || len(d.Issued) != 2 || !d.PublicKey.Equal(key.Public()) {
+		t.Fatalf("got %+v, %v, want the device with both certificates", d, err)
+	}
+	r.want(token, key, enrolment.Approved, "")
+	if _, err := r.Retire("press-7"); err != nil {
+		t.Fatal(err)
+	}
+	var serials []*big.Int
+	for _, c := range d.Issued {
+		n, _ := new(big.Int).SetString(c.Serial, 16)
+		serials = append(serials, n)
+	}
+	revoked(t, r, serials...)
+}
+
+func TestTokenTakesOneKeyOfManyThatComeAtOnce(t *testing.T) {
+	r := newRegister(t)
+	token := r.token(TokenOptions{Device: "press-7", Approve: true})
+	const many = 8
+	states := make(chan enrolment.State, many)
+	for range many {
+		key := newDeviceKey(t)
+		go func() {
+			raw, err := enrolment.MakeRequest(token, key)
+			if err == nil {
+				raw, err = r.Enrol(raw)
+			}
+			var a enrolment.Answer
+			if err == nil {
+				a, err = enrolment.OpenAnswer(token, key.Public().(ed25519.PublicKey), raw)
+			}
+			if err != nil {
+				t.Error(err)
+			}
+			states <- a.State
+		}()
+	}
+	got := map[enrolment.State]int{}
+	for range many {
+		got[<-states]++
+	}
+	if got[enrolment.Approved] != 1 || got[enrolment.Denied] != many-1 {
+		t.Errorf("got %v, want one approved and the others denied", got)
+	}
+}

@@ -112,3 +112,34 @@ func TestBadTicketsAndKeysAreRefused(t *testing.T) {
 		t.Errorf("a key that others can read: got %v", err)
 	}
 }
+
+func TestCredentialsAreReplacedOnADeviceOfTheSameFleetOnly(t *testing.T) {
+	dir := t.TempDir()
+	ticket := simTicket(newSim(t))
+	first, err := Enroll(dir, ticket, box) // without a token, as boxes did before
+	if err != nil {
+		t.Fatal(err)
+	}
+	given := Credentials{Certificate: []byte("certificate"), Authority: []byte("authority"), BrokerCA: []byte("broker")}
+	moved := ticket
+	moved.Broker = "tls://broker.example:8883"
+	got, err := EnrollWith(dir, moved, box, given)
+	if err != nil || got.Broker != moved.Broker || !got.Key.Equal(first.Key) {
+		t.Fatalf("got %+v, %v, want the same key at the new broker", got, err)
+	}
+	if diff := cmp.Diff(given, got.Credentials); diff != "" {
+		t.Errorf("credentials (-want +got):\n%s", diff)
+	}
+	other := simTicket(newSim(t))
+	for name, c := range map[string]struct {
+		ticket Ticket
+		device string
+	}{"another name": {moved, "box-2"}, "other roots": {other, box}} {
+		if _, err := EnrollWith(dir, c.ticket, c.device, given); err == nil || !strings.Contains(err.Error(), "remove that folder") {
+			t.Errorf("%s: got %v, want a refusal", name, err)
+		}
+	}
+	if after, err := LoadIdentity(dir); err != nil || after.Device != box || after.Broker != moved.Broker {
+		t.Errorf("got %+v, %v, want the identity as it was", after, err)
+	}
+}
