@@ -46,6 +46,9 @@ func Examine(ctx context.Context, c Config) []Examined {
 		examineDisk(c.State), examineMemory(c.State), examineClock(), examineEngine(c.Engines), examineGPU(), examineKernel(),
 	}
 	all = append(all, examineEnrolment(ctx, c)...)
+	if c.Mirror.URL != "" {
+		all = append(all, examineMirror(ctx, c.Mirror.URL))
+	}
 	for _, name := range slices.Sorted(maps.Keys(c.Upstreams)) {
 		all = append(all, examineUpstream(name, c.Upstreams[name]))
 	}
@@ -200,6 +203,23 @@ func examineBroker(ctx context.Context, broker string) Examined {
 	}
 	conn.Close()
 	return fine("broker", "%s accepts connections", broker)
+}
+
+func examineMirror(ctx context.Context, mirror string) Examined {
+	u, err := url.Parse(mirror)
+	if err != nil {
+		return Examined{"mirror", HealthCritical, "cannot read its URL: " + err.Error(), "", "mend mirror.url in the configuration"}
+	}
+	address := u.Host
+	if u.Port() == "" {
+		address = net.JoinHostPort(u.Hostname(), u.Scheme) // Go knows the ports of http and https
+	}
+	conn, err := (&net.Dialer{Timeout: 5 * time.Second}).DialContext(ctx, "tcp", address)
+	if err != nil {
+		return Examined{"mirror", HealthWarning, fmt.Sprintf("cannot reach %s: %v", mirror, err), "updates come from other sources, or wait", "check the network and the firewall towards " + address + "; behind a proxy this says nothing"}
+	}
+	conn.Close()
+	return fine("mirror", "%s accepts connections", mirror)
 }
 
 func examineUpstream(name string, u UpstreamConfig) Examined {

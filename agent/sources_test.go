@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -226,5 +227,22 @@ func TestBoxesGiveEachOtherFiles(t *testing.T) {
 	spans, err := taker.artifacts.Origin(doc.Primary().SHA256)
 	if want := fmt.Sprint([]content.Span{{Offset: 0, Length: int64(len(weights)), Source: "peer giver"}}); err != nil || fmt.Sprint(spans) != want {
 		t.Errorf("got origin %v, %v, want %s", spans, err, want)
+	}
+}
+
+func TestDoctorKnocksAtTheMirror(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	for url, want := range map[string]Health{
+		"https://" + l.Addr().String() + "/fleet":        HealthOK,
+		"https://" + parts.FreeAddr(t) + "/fleet":        HealthWarning,
+		"http://name.invalid/without/a/port/and/address": HealthWarning,
+	} {
+		if got := examineMirror(t.Context(), url); got.Severity != want {
+			t.Errorf("%s: got %+v, want %s", url, got, want)
+		}
 	}
 }

@@ -16,7 +16,7 @@
 //	ca/                         the device authority, the depot's and the broker's certificates, crl.pem
 //	devices/<device>.json       enrolled devices and their keys
 //	enroll/<token>.json         enrolment tokens, 0600: they hold secrets
-//	blobs/<sha256>[.index]      artifacts and their block indexes
+//	blobs/<sha256>[.index]      artifacts, packed forms of some, and block indexes
 //	orders/<device>.json        signed orders to a device, with its answers
 //	logs/<device>/              log lines that a device was asked for
 //
