@@ -83,18 +83,19 @@ func redactAttr(groups []string, a slog.Attr) slog.Attr {
 	return a
 }
 
-// redact replaces, in one JSON value, what the detectors know: keys, tokens,
-// cards, accounts, addresses. What would not be JSON afterwards goes as a whole.
+// redact replaces, in the texts of one JSON value, what the detectors know of
+// people and secrets. What would not be JSON afterwards goes as a whole.
 func redact(line []byte) []byte {
 	found, _, err := detect.JSON(line)
 	if err != nil {
 		return []byte(`{"redacted":"all"}`)
 	}
 	var out bytes.Buffer
-	at := 0
+	at, inText := 0, textOf(line)
+	kept := []detect.Kind{detect.IP, detect.MAC, detect.BirthDate} // of machines, and times: what logs are read for
 	for _, f := range found {
-		if f.Start < at {
-			continue
+		if f.Start < at || !inText[f.Start] || slices.Contains(kept, f.Kind) {
+			continue // numbers that are not text are the agent's own: times, sizes, orders
 		}
 		out.Write(line[at:f.Start])
 		fmt.Fprintf(&out, "[%s]", f.Kind)
@@ -105,6 +106,22 @@ func redact(line []byte) []byte {
 		return []byte(`{"redacted":"all"}`)
 	}
 	return out.Bytes()
+}
+
+// textOf says which bytes of a JSON value lie within its strings.
+func textOf(line []byte) []bool {
+	mask, in := make([]bool, len(line)), false
+	for i := 0; i < len(line); i++ {
+		mask[i] = in
+		switch {
+		case line[i] == '"':
+			in = !in
+		case line[i] == '\\' && in && i+1 < len(line):
+			i++
+			mask[i] = true
+		}
+	}
+	return mask
 }
 
 // requestless keeps, of a line about a request, only what cannot hold its text.

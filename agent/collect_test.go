@@ -31,7 +31,7 @@ func TestJournalHoldsNoSecretsAndNoTextsOfRequests(t *testing.T) {
 	log.Info("card "+secret[2]+" of "+secret[3], "note", "kept")
 	log.Info("login", "password", "hunter2", slog.Group("http", "Authorization", "hunter2", "body", "pod-7 asks"))
 	log.Debug("not worth it")
-	log.Info("plain", "change", 7, "error", "no space left on device")
+	log.Info("plain", "change", 7, "epoch", 1784567890, "broker", "tcp://10.0.0.7:1883", "error", "no space left on device")
 
 	all := string(bytes.Join(j.last(100), []byte("\n")))
 	for _, s := range secret {
@@ -39,7 +39,7 @@ func TestJournalHoldsNoSecretsAndNoTextsOfRequests(t *testing.T) {
 			t.Errorf("the journal holds %q:\n%s", s, all)
 		}
 	}
-	for _, want := range []string{`"change":7`, "no space left on device", `"request":"r1"`, "engine-down", `"note":"kept"`, "[api-token]"} {
+	for _, want := range []string{`"change":7`, `"epoch":1784567890`, "tcp://10.0.0.7:1883", `"time":"20`, "no space left on device", `"request":"r1"`, "engine-down", `"note":"kept"`, "[api-token]"} {
 		if !strings.Contains(all, want) {
 			t.Errorf("the journal lacks %q:\n%s", want, all)
 		}
@@ -51,8 +51,9 @@ func TestJournalHoldsNoSecretsAndNoTextsOfRequests(t *testing.T) {
 		t.Error("the log itself lost a line")
 	}
 	for _, line := range j.last(100) {
-		if !json.Valid(line) {
-			t.Errorf("a line is no JSON: %s", line)
+		var v struct{ Time time.Time }
+		if err := json.Unmarshal(line, &v); err != nil || v.Time.IsZero() {
+			t.Errorf("a line is no JSON with its time: %s", line)
 		}
 	}
 }

@@ -338,12 +338,9 @@ func (s *Sighting) takeEvent(key ed25519.PublicKey, raw []byte, at time.Time) (k
 	if err != nil {
 		return kept, false, err
 	}
-	var e mqtt.Event
-	if err := json.Unmarshal(body, &e); err != nil {
-		return kept, false, fmt.Errorf("cannot read event: %w", err)
-	}
-	if e.V != 1 || e.Device != s.Device || e.Seq == 0 || len(e.Kind) > 64 {
-		return kept, false, fmt.Errorf("cannot read event: version %d of device %q, number %d", e.V, e.Device, e.Seq)
+	e, err := mqtt.ParseEvent(s.Device, body)
+	if err != nil {
+		return kept, false, err
 	}
 	if e.Origin < s.Origin || e.Origin == s.Origin && e.Seq <= s.Number {
 		return kept, false, nil // it came before
@@ -362,8 +359,8 @@ func (s *Sighting) takeEvent(key ed25519.PublicKey, raw []byte, at time.Time) (k
 // takeOnline believes the newest start: a will of an earlier one may be
 // published long after the device is back.
 func (s *Sighting) takeOnline(raw []byte, at time.Time) (changed bool) {
-	var p mqtt.Presence
-	if json.Unmarshal(raw, &p) != nil || p.V != 1 || p.Epoch < s.Epoch {
+	p, err := mqtt.ParsePresence(raw)
+	if err != nil || p.Epoch < s.Epoch {
 		return false
 	}
 	signed := uint64(0)

@@ -257,9 +257,9 @@ func (f *Fleet) OrderReport(device, kind string, payload []byte) error {
 			return changed
 		})
 	}
-	var e mqtt.Event
-	if err := json.Unmarshal(body, &e); err != nil || e.Device != device {
-		return fmt.Errorf("event of %q refused: it is not its own (%v)", device, err)
+	e, err := mqtt.ParseEvent(device, body)
+	if err != nil {
+		return fmt.Errorf("event of %q refused: %w", device, err)
 	}
 	switch e.Kind {
 	case report.AnswerEvent:

@@ -20,6 +20,24 @@ type Presence struct {
 	Epoch  uint64 `json:"epoch"` // of the device's start; a receiver drops what is older than the last it saw
 }
 
+// maxPresence bounds a presence, in bytes.
+const maxPresence = 1 << 10
+
+// ParsePresence reads the presence of a device. Nobody signs it.
+func ParsePresence(b []byte) (Presence, error) {
+	var p Presence
+	if len(b) > maxPresence {
+		return p, fmt.Errorf("cannot read presence: %d bytes, at most %d are accepted", len(b), maxPresence)
+	}
+	if err := json.Unmarshal(b, &p); err != nil {
+		return Presence{}, fmt.Errorf("cannot read presence: %w", err)
+	}
+	if p.V != 1 {
+		return Presence{}, fmt.Errorf("cannot read presence: version %d, this bothy reads 1", p.V)
+	}
+	return p, nil
+}
+
 // Device is the control connection of a device: presence, offers and orders.
 type Device struct {
 	*Session

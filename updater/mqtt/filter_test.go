@@ -30,3 +30,30 @@ func FuzzParseInfo(f *testing.F) {
 		}
 	})
 }
+
+func FuzzParsePresence(f *testing.F) {
+	f.Add(presence(true, 1<<63))
+	f.Add([]byte(`{"v":1,"online":"yes"}`))
+	f.Add([]byte(`{"v":1,"epoch":-1}`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		p, err := ParsePresence(b)
+		if err != nil {
+			return
+		}
+		if again, err := ParsePresence(presence(p.Online, p.Epoch)); err != nil || again != p {
+			t.Fatalf("accepted %+v, which reads back as %+v (%v)", p, again, err)
+		}
+	})
+}
+
+func FuzzParseEvent(f *testing.F) {
+	f.Add([]byte(`{"v":1,"device":"box1","origin":7,"seq":1,"time":"2030-01-01T00:00:00Z","kind":"change","body":{}}`))
+	f.Add([]byte(`{"v":1,"device":"box2","seq":1,"kind":"change"}`))
+	f.Add([]byte(`{"v":1,"device":"box1","seq":18446744073709551616}`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		e, err := ParseEvent("box1", b)
+		if err == nil && (e.V != 1 || e.Device != "box1" || e.Seq == 0 || len(e.Kind) > maxKind || len(b) > MaxControl) {
+			t.Fatalf("accepted %+v", e)
+		}
+	})
+}

@@ -32,6 +32,25 @@ type Event struct {
 	Body   json.RawMessage `json:"body"`
 }
 
+// maxKind bounds the name of a kind of event, in bytes.
+const maxKind = 64
+
+// ParseEvent reads an event that device is said to have sent. Its signature is
+// the caller's to check before.
+func ParseEvent(device string, b []byte) (Event, error) {
+	var e Event
+	if len(b) > MaxControl {
+		return e, fmt.Errorf("cannot read event: %d bytes, at most %d are accepted", len(b), MaxControl)
+	}
+	if err := json.Unmarshal(b, &e); err != nil {
+		return Event{}, fmt.Errorf("cannot read event: %w", err)
+	}
+	if e.V != 1 || e.Device != device || e.Seq == 0 || e.Kind == "" || len(e.Kind) > maxKind {
+		return Event{}, fmt.Errorf("cannot read event: version %d of device %.80q, number %d, kind %.80q", e.V, e.Device, e.Seq, e.Kind)
+	}
+	return e, nil
+}
+
 // record is an event as it waits in the store.
 type record struct {
 	Time time.Time       `json:"time"`

@@ -2,7 +2,6 @@ package depot
 
 import (
 	"context"
-	"encoding/json"
 	"strings"
 	"sync"
 
@@ -122,8 +121,8 @@ func (s *server) report(m mqtt.Message) {
 // newer drops the last will of an earlier start, which a broker may publish
 // long after the device is back.
 func (s *server) newer(device string, payload []byte) bool {
-	var p mqtt.Presence
-	if json.Unmarshal(payload, &p) != nil || p.V != 1 || p.Epoch < s.epochs[device] {
+	p, err := mqtt.ParsePresence(payload)
+	if err != nil || p.Epoch < s.epochs[device] {
 		return false
 	}
 	if len(s.epochs) >= knownEpochs {
