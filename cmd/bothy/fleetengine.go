@@ -4,6 +4,7 @@ import (
 	"debug/elf"
 	"errors"
 	"fmt"
+	"io"
 	"path/filepath"
 	"runtime"
 
@@ -50,7 +51,7 @@ func settlePlatform(folder string, p *release.Program) error {
 	path := filepath.Join(folder, filepath.FromSlash(p.Entry))
 	f, err := elf.Open(path)
 	var format *elf.FormatError
-	if errors.As(err, &format) {
+	if errors.As(err, &format) || errors.Is(err, io.EOF) {
 		// A script, or another system's program: whoever adds it knows.
 		if p.Platform == "" {
 			p.Platform = runtime.GOOS + "/" + runtime.GOARCH

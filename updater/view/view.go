@@ -4,10 +4,10 @@
 // A view is a folder of one release, read-only, made of hard links to the
 // artifacts and never changed once it can be seen: it is put together under
 // another name, checked, made durable and renamed. What an engine may execute is
-// a copy with that mode, so that an artifact itself stays a plain file. The
-// files of an engine release are hashed before every use, unless the file
-// system says that nobody touched them since the last time; a view that holds
-// anything else than its release is made anew. A name for the view that is
+// a copy with that mode, so that an artifact itself stays a plain file. Make
+// hashes the files of an engine release every time, unless the file system says
+// that nobody touched them since the last; a view that holds anything else than
+// its release is made anew. A name for the view that is
 // derived from the document's digest keeps two releases apart for good.
 //
 // Called by the agent when it places a release before an engine, and when it
