@@ -28,15 +28,16 @@ const (
 )
 
 // Pack writes the packed form of the file r, whose index is x, to w, and returns
-// the index that names it. It returns x, and w is of no use, where packing does not pay.
-func Pack(r io.ReaderAt, x Index, w io.Writer) (Index, error) {
+// the index that names it, and the index of the packed form itself, by which a
+// depot casts it. It returns x, and w is of no use, where packing does not pay.
+func Pack(r io.ReaderAt, x Index, w io.Writer) (named, form Index, err error) {
 	enc, err := newPacker()
 	if err != nil {
-		return x, err
+		return x, form, err
 	}
 	defer enc.Close()
 	if ok, err := worthPacking(r, x, enc); !ok || err != nil {
-		return x, err
+		return x, form, err
 	}
 	out := Index{Size: x.Size, Blocks: make([]Block, len(x.Blocks))}
 	sum := sha256.New()
@@ -45,22 +46,23 @@ func Pack(r io.ReaderAt, x Index, w io.Writer) (Index, error) {
 	for i, k := range x.Blocks {
 		b := buf[:k.Length]
 		if err := readFullAt(r, b, k.Offset); err != nil {
-			return x, fmt.Errorf("cannot pack at byte %d of %d: %w", k.Offset, x.Size, err)
+			return x, form, fmt.Errorf("cannot pack at byte %d of %d: %w", k.Offset, x.Size, err)
 		}
 		if packed = enc.EncodeAll(b, packed[:0]); gains(packed, b, packBlockGain) {
 			k.Packed, b = len(packed), packed
 		}
 		out.Blocks[i] = k
+		form.Blocks = append(form.Blocks, Block{N: i, Offset: out.PackedSize, Length: len(b), SHA256: sha256.Sum256(b)})
 		out.PackedSize += int64(len(b))
 		if _, err := w.Write(b); err != nil {
-			return x, fmt.Errorf("cannot write a packed file: %w", err)
+			return x, form, fmt.Errorf("cannot write a packed file: %w", err)
 		}
 	}
 	if out.PackedSize*100 > x.Size*(100-packFileGain) {
-		return x, nil
+		return x, Index{}, nil
 	}
-	out.PackedSHA256 = [32]byte(sum.Sum(nil))
-	return out, nil
+	out.PackedSHA256, form.Size = [32]byte(sum.Sum(nil)), out.PackedSize
+	return out, form, nil
 }
 
 // worthPacking tries the beginning of each block. Most files do not pack at all,

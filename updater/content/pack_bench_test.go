@@ -60,7 +60,7 @@ func BenchmarkPack(b *testing.B) {
 			b.SetBytes(int64(len(data)))
 			share := 100.0
 			for b.Loop() {
-				x, err := Pack(bytes.NewReader(data), plain, &bytes.Buffer{})
+				x, _, err := Pack(bytes.NewReader(data), plain, &bytes.Buffer{})
 				if err != nil {
 					b.Fatal(err)
 				}
@@ -74,7 +74,7 @@ func BenchmarkPack(b *testing.B) {
 	b.Run("unpack/bf16", func(b *testing.B) {
 		data := kinds["bf16"]
 		var packed bytes.Buffer
-		x, err := Pack(bytes.NewReader(data), mustIndex(b, data), &packed)
+		x, _, err := Pack(bytes.NewReader(data), mustIndex(b, data), &packed)
 		if err != nil {
 			b.Fatal(err)
 		}

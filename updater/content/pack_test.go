@@ -3,6 +3,7 @@ package content
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
@@ -31,7 +32,7 @@ func weights(seed uint64, n int) []byte {
 func pack(tb testing.TB, b []byte) (release.File, Index, []byte) {
 	tb.Helper()
 	var out bytes.Buffer
-	x, err := Pack(bytes.NewReader(b), mustIndex(tb, b), &out)
+	x, _, err := Pack(bytes.NewReader(b), mustIndex(tb, b), &out)
 	if err != nil {
 		tb.Fatal(err)
 	}
@@ -91,6 +92,15 @@ func TestPackedFormIsFetchedAndUnpacked(t *testing.T) {
 	}
 	if d := cmp.Diff(x, back); d != "" {
 		t.Errorf("index read back differs:\n%s", d)
+	}
+	_, form, err := Pack(bytes.NewReader(b), mustIndex(t, b), &bytes.Buffer{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, k := range form.Blocks {
+		if k.Length != x.Blocks[i].stored() || k.SHA256 != sha256.Sum256(packed[k.Offset:k.Offset+int64(k.Length)]) {
+			t.Fatalf("the packed form's own index has block %d as %+v", i, k)
+		}
 	}
 	digest := hex.EncodeToString(x.PackedSHA256[:])
 	if got, ok := PackedDigest(x.Encode()[:PackedHead]); !ok || got != digest {
@@ -187,7 +197,7 @@ func TestFolderWithThePackedFormAlone(t *testing.T) {
 func TestFileThatDoesNotPackHasNoPackedForm(t *testing.T) {
 	for name, b := range map[string][]byte{"noise": noise(1, 3*BlockSize), "empty": nil, "one block of twelve": append(weights(1, BlockSize), noise(1, 11*BlockSize)...)} {
 		plain := mustIndex(t, b)
-		x, err := Pack(bytes.NewReader(b), plain, &bytes.Buffer{})
+		x, _, err := Pack(bytes.NewReader(b), plain, &bytes.Buffer{})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -25,13 +25,16 @@ func (f *Fleet) pack(ctx context.Context, in io.ReaderAt, file release.File, pla
 	}
 	defer os.Remove(tmp.Name()) //nolint:errcheck // gone when it was adopted
 	defer tmp.Close()           //nolint:errcheck // synced before it counts
-	index, err := content.Pack(&endingReaderAt{ctx, in}, plain, tmp)
+	index, form, err := content.Pack(&endingReaderAt{ctx, in}, plain, tmp)
 	if err != nil {
 		return plain, err
 	}
 	packed, ok := index.PackedFile()
 	if !ok {
 		return plain, nil
+	}
+	if err := writeFile(f.blobPath(packed.SHA256)+".index", form.Encode(), 0o644); err != nil {
+		return plain, err
 	}
 	return index, f.adoptBlob(tmp, packed.SHA256)
 }

@@ -285,38 +285,72 @@ func mend(t *testing.T, f *folder) {
 	must(t, os.WriteFile(f.kept, f.whole, 0o600))
 }
 
-// TestPackedFormTravels: every source but peers serves the packed form, and less goes over the line.
-func TestPackedFormTravels(t *testing.T) {
+// weights is n bytes of BF16 numbers, which pack to about 78 %.
+func weights(n int) []byte {
 	r := rand.New(rand.NewPCG(1, 2))
 	var b []byte
-	for len(b) < 5<<20 {
+	for len(b) < n {
 		b = binary.LittleEndian.AppendUint16(b, uint16(math.Float32bits(float32(r.NormFloat64()*0.02))>>16))
 	}
+	return b
+}
+
+// addPacked puts a blob and its packed form into the folder, and gives both to the devices.
+func (f *folder) addPacked(t *testing.T, b []byte, devices ...string) (file, form release.File) {
+	t.Helper()
+	file = f.add(t, b, devices...)
+	packed, err := os.Create(filepath.Join(f.dir, "packed"))
+	must(t, err)
+	x, err := content.BuildIndex(bytes.NewReader(b), file.Size)
+	must(t, err)
+	x, own, err := content.Pack(bytes.NewReader(b), x, packed)
+	must(t, err)
+	must(t, packed.Close())
+	form, ok := x.PackedFile()
+	if !ok {
+		t.Fatal("it does not pack")
+	}
+	must(t, os.Rename(packed.Name(), filepath.Join(f.dir, form.SHA256)))
+	must(t, os.WriteFile(filepath.Join(f.dir, file.SHA256+".index"), x.Encode(), 0o600))
+	must(t, os.WriteFile(filepath.Join(f.dir, form.SHA256+".index"), own.Encode(), 0o600))
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, d := range devices {
+		f.allowed[d+" "+form.SHA256] = true
+	}
+	file.IndexSHA256 = x.SHA256()
+	return file, form
+}
+
+// TestPackedFormTravels: every source but peers serves the packed form alone.
+func TestPackedFormTravels(t *testing.T) {
+	b := weights(5 << 20)
 	for name, open := range suppliers() {
 		t.Run(name, func(t *testing.T) {
 			f := newFolder(t)
-			file := f.add(t, b, "box1")
-			packed, err := os.Create(filepath.Join(f.dir, "packed"))
-			must(t, err)
-			x, err := content.BuildIndex(bytes.NewReader(b), file.Size)
-			must(t, err)
-			x, err = content.Pack(bytes.NewReader(b), x, packed)
-			must(t, err)
-			must(t, packed.Close())
-			form, ok := x.PackedFile()
-			if !ok {
-				t.Fatal("it does not pack")
-			}
-			must(t, os.Rename(packed.Name(), filepath.Join(f.dir, form.SHA256)))
-			must(t, os.WriteFile(filepath.Join(f.dir, file.SHA256+".index"), x.Encode(), 0o600))
+			file, _ := f.addPacked(t, b, "box1")
 			if name != "peer" { // which serves what a device has: the plain file
 				must(t, os.Remove(filepath.Join(f.dir, file.SHA256)))
 			}
-			f.mu.Lock()
-			f.allowed["box1 "+form.SHA256] = true
-			f.mu.Unlock()
-			file.IndexSHA256 = x.SHA256()
 			mustFetch(t, openStore(t, t.TempDir()), file, b, open(t, f), nil)
 		})
+	}
+}
+
+// TestPackedFormIsCast: many devices that want a file get its packed form in one stream.
+func TestPackedFormIsCast(t *testing.T) {
+	b, f := parts.Mosquitto(t), newFolder(t)
+	devices := names(5)
+	want := weights(24 << 20)
+	file, form := f.addPacked(t, want, devices...)
+	s := start(t, b.URL, f, nil)
+	all := together(t, b.URL, file, want, devices, nil, nil)
+	if st := s.stats(); st.Casts == 0 || st.Bytes > uint64(form.Size)*2 {
+		t.Errorf("%d casts and %d bytes for 5 devices of %d bytes packed, want a cast and far less than five times", st.Casts, st.Bytes, form.Size)
+	}
+	for _, p := range all {
+		if p.from["cast"] < file.Size/2 {
+			t.Errorf("%s got %v, want most by cast", p.device, p.from)
+		}
 	}
 }
