@@ -2,10 +2,14 @@ package depot
 
 import (
 	"context"
+	"errors"
+	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/bothy-edge/bothy/updater/mqtt"
+	"github.com/bothy-edge/bothy/updater/mqtt/wire"
 )
 
 // Bounds of what waits for the reader of reports.
@@ -130,4 +134,76 @@ func (s *server) newer(device string, payload []byte) bool {
 	}
 	s.epochs[device] = p.Epoch
 	return true
+}
+
+// recallDevices is how many devices' states and presences are asked for at once:
+// the embedded broker lets 256 messages wait for a client, Mosquitto 1,000.
+const recallDevices = 50
+
+// recall asks for the state and the presence of every known device anew on each
+// connection: of what the broker keeps of a large fleet, it drops the most when
+// it is to send all of it at once.
+func (s *server) recall(ctx context.Context) {
+	var done uint64
+	for ctx.Err() == nil {
+		changed := s.control.Changed()
+		if st := s.control.Status(); st.Connected && st.Serial != done {
+			if err := s.recallAll(ctx); err == nil {
+				done = st.Serial
+				continue
+			} else if ctx.Err() == nil {
+				s.cfg.Log.Warn("what devices said last is not all here", "error", err)
+				done = st.Serial // each says it again with its next heartbeat
+			}
+		}
+		select {
+		case <-ctx.Done():
+		case <-changed:
+		}
+	}
+}
+
+func (s *server) recallAll(ctx context.Context) error {
+	devices, err := s.cfg.Fleet.Devices()
+	if err != nil || s.cfg.Reports == nil {
+		return err
+	}
+	// Behind what the wide subscriptions began to bring.
+	if err := s.recallSome(ctx, []string{s.topics.Info(s.cfg.Depot)}); err != nil {
+		return err
+	}
+	for some := range slices.Chunk(devices, recallDevices) {
+		var topics []string
+		for _, d := range some {
+			if wire.CheckID(d) == nil {
+				topics = append(topics, s.topics.For(d).State(), s.topics.For(d).Online())
+			}
+		}
+		if len(topics) == 0 {
+			continue
+		}
+		if err := s.recallSome(ctx, topics); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// How long the broker may take for a portion, and how often it is asked: while
+// its queue for us is full Mosquitto drops its own acknowledgements too.
+const (
+	recallPatience = 3 * time.Second
+	recallTries    = 5
+)
+
+func (s *server) recallSome(ctx context.Context, topics []string) (err error) {
+	for range recallTries {
+		bounded, cancel := context.WithTimeout(ctx, recallPatience)
+		err = s.control.Recall(bounded, topics...)
+		cancel()
+		if err == nil || ctx.Err() != nil || !errors.Is(err, context.DeadlineExceeded) {
+			return err
+		}
+	}
+	return err
 }
