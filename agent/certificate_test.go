@@ -172,7 +172,7 @@ func TestOnlyALaterCertificateOfTheDeviceIsTaken(t *testing.T) {
 // A damaged certificate costs the broker's connection, never the agent.
 func TestDamagedCertificateDoesNotKeepTheAgentFromServing(t *testing.T) {
 	c := newCertified(t, "tls://127.0.0.1:1")
-	id := c.enrol("press-7")
+	c.enrol("press-7")
 	if err := os.WriteFile(filepath.Join(c.dir, trust.CertificateFile), []byte("damaged"), 0o600); err != nil {
 		t.Fatal(err)
 	}

@@ -7,6 +7,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/bothy-edge/bothy/updater/mqtt"
@@ -46,9 +47,10 @@ func (e Exchange) Run(ctx context.Context) (Answer, error) {
 		return Answer{}, err
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	done := make(chan error, 1)
-	go func() { done <- session.Run(ctx) }()
-	defer func() { cancel(); <-done }()
+	var group sync.WaitGroup
+	defer group.Wait()
+	defer cancel()
+	group.Go(func() { _ = session.Run(ctx) }) // nil: it ends with ctx
 	again := time.NewTicker(e.again())
 	defer again.Stop()
 	sent, said := uint64(0), ""
