@@ -113,7 +113,7 @@ func printChange(w io.Writer, c updater.Change) error {
 		out.line("error", "%s (%s)", c.Error, c.Code)
 	}
 	if c.Progress.Total > 0 {
-		out.line("files", "%s of %s%s", sizeText(uint64(c.Progress.Done)), sizeText(uint64(c.Progress.Total)), sources(c.Progress.BySource))
+		out.line("files", "%s of %s%s%s", sizeText(uint64(c.Progress.Done)), sizeText(uint64(c.Progress.Total)), sources(c.Progress.BySource), slowed(c))
 	}
 	for _, t := range c.Tasks {
 		text := strings.TrimSpace(t.Name + " " + t.Alias)
@@ -347,4 +347,15 @@ func (o *options) importFolder(ctx context.Context, cmd *cobra.Command, dir stri
 		}
 	}
 	return changeEnd(cmd.OutOrStdout(), c, o.json, false)
+}
+
+// slowed says why a fetch under way is slower than the line allows.
+func slowed(c updater.Change) string {
+	if c.State != updater.Fetching || c.Progress.Slowed == "" {
+		return ""
+	}
+	if c.Progress.Slowed == "window" {
+		return fmt.Sprintf(", outside the hours to fetch in: bothy change start %d", c.ID)
+	}
+	return ", slowed: " + c.Progress.Slowed
 }
