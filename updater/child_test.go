@@ -169,6 +169,7 @@ type childParts struct {
 	artifacts *content.Store
 	u         *Updater
 	points    atomic.Int64
+	settled   atomic.Bool // what the journal says was brought up
 }
 
 // open opens a box. What the store's own copies said is told by the parent's eye: stdout.
@@ -196,6 +197,7 @@ func (l boxLife) open(want uint64) (*childParts, error) {
 		Fault: func(point string) error {
 			if point == "after settle" {
 				fmt.Println("started " + p.w.state())
+				p.settled.Store(true)
 			}
 			if p.points.Add(1) == l.KillAt {
 				_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
@@ -222,7 +224,7 @@ func (p *childParts) brings(want uint64, meanwhile func(Change)) error {
 		if len(all) > 0 && meanwhile != nil {
 			meanwhile(all[0])
 		}
-		if len(all) > 0 && all[0].Want.Counter == want && all[0].State.Ended() {
+		if len(all) > 0 && all[0].Want.Counter == want && all[0].State.Ended() && p.settled.Load() {
 			break
 		}
 		select {
