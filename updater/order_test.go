@@ -114,6 +114,7 @@ func stands(w *world, a *agent, row string) (id uint64, free func()) {
 	}
 	if State(state).Ended() {
 		a.ended(id)
+		w.mend() // the newer want must not meet the same
 	} else {
 		a.reaches(State(state))
 	}

@@ -315,7 +315,10 @@ func TestFetchIsTriedAgainWithGrowingPauses(t *testing.T) {
 			for range 5 {
 				c := a.reaches(Paused)
 				expect(t, "reason", c.Reason, reason)
-				a.reaches(Preflight)
+				for tries := w.did("fetch mote@2"); w.did("fetch mote@2") == tries; {
+					<-time.After(100 * time.Millisecond)
+				}
+				synctest.Wait()
 			}
 			expect(t, "box meanwhile", w.state(), stateBefore)
 			w.mend()
