@@ -205,7 +205,7 @@ func (o Options) farewell(ctx context.Context, r retirement) error {
 		o.Log.Error("the fleet cannot be told that this box is retired", "error", err)
 		return nil
 	}
-	left := r.At.Add(farewellLimit).Sub(time.Now())
+	left := time.Until(r.At.Add(farewellLimit))
 	bounded, cancel := context.WithTimeout(ctx, min(max(left, 0), farewellLimit))
 	defer cancel()
 	if err := o.tellRetired(bounded, id, r); err != nil && ctx.Err() == nil {
@@ -220,7 +220,7 @@ func (o Options) tellRetired(ctx context.Context, id trust.Identity, r retiremen
 	if err != nil {
 		return err
 	}
-	defer db.Close()
+	defer func() { _ = db.Close() }() // the folder goes next
 	l, err := newLink(o.Config.Broker, filepath.Join(o.Config.State, IdentityFolder), id, db, found, o.Log)
 	if err != nil {
 		return err

@@ -61,7 +61,7 @@ func settlePlatform(folder string, p *release.Program) error {
 	if err != nil {
 		return withHint{fmt.Errorf("cannot read the entry: %w", err), "--entry is a path in FOLDER, for example bin/llama-server"}
 	}
-	defer f.Close() //nolint:errcheck // read only
+	defer f.Close()
 	machine := map[elf.Machine]string{elf.EM_X86_64: "linux/amd64", elf.EM_AARCH64: "linux/arm64", elf.EM_RISCV: "linux/riscv64"}[f.Machine]
 	switch {
 	case p.Platform == "" && machine == "":

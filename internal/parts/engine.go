@@ -47,7 +47,7 @@ func follow(tb testing.TB, path, libraries string, need map[string]string) {
 	if err != nil {
 		tb.Fatal(err)
 	}
-	defer f.Close() //nolint:errcheck // read only
+	defer f.Close()
 	names, err := f.ImportedLibraries()
 	if err != nil {
 		tb.Fatal(err)

@@ -154,7 +154,7 @@ func (m Manifest) Match(files []File) error {
 		case !ok:
 			return fmt.Errorf("the file %q is not among those signed%s", f.Name, m.soleName())
 		case want != f.SHA256:
-			return fmt.Errorf("the file %q has the SHA-256 %.12s..., signed was %.12s...", f.Name, f.SHA256, want)
+			return fmt.Errorf("the file %q has a SHA-256 that begins with %.12s, signed was one with %.12s", f.Name, f.SHA256, want)
 		}
 		delete(signed, f.Name)
 	}

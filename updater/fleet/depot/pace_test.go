@@ -25,7 +25,6 @@ type theatre struct {
 	cast    *cast
 	now     time.Time
 	hearers map[string]*hearer
-	behind  float64 // the longest that anybody of the best waited, seconds, after the first ten
 }
 
 func newTheatre(size int64, lines ...float64) *theatre {
