@@ -120,7 +120,7 @@ func examineEngine(c EngineConfig) Examined {
 		path, _ = exec.LookPath(engineLlama) // not installed is reported below
 	}
 	if path == "" {
-		return fine("engine", "no llama-server: models run on the built-in CPU engine")
+		return fine("engine", "no llama-server on this box: models run on the engine release of their fleet, or on the built-in CPU engine")
 	}
 	if err := unix.Access(path, unix.X_OK); err != nil {
 		return Examined{"engine", HealthCritical, fmt.Sprintf("cannot execute %s: %v", path, err), "models that ask for llama-server do not start", "install llama.cpp, or set engines.llama_server"}

@@ -122,7 +122,7 @@ func (o *orders) take(ctx context.Context, raw []byte) {
 		case o.stale <- struct{}{}:
 		default:
 		}
-	case trust.CodeOf(err) == trust.Rollback && order.Number == o.trust.OrderMark():
+	case trust.CodeOf(err) == trust.Rollback && (order.Number == o.trust.OrderMark() || o.had(order.Number)):
 		// The depot repeats it until it hears that we have it.
 	case trust.CodeOf(err) != "":
 		o.refuse(raw, order, err)
@@ -133,6 +133,15 @@ func (o *orders) take(ctx context.Context, raw []byte) {
 	default:
 		o.obey(ctx, order)
 	}
+}
+
+// had says that an order was taken, and not passed over for one with a higher number.
+func (o *orders) had(number uint64) (found bool) {
+	err := o.db.View(func(tx *store.Tx) (err error) {
+		_, found, err = orderTable().Get(tx, store.Key(number))
+		return err
+	})
+	return err == nil && found
 }
 
 // obey carries out an accepted order: recorded, then done, then answered.

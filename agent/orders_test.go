@@ -257,3 +257,19 @@ func TestOrderWhoseNumberIsUsedUpIsAnswered(t *testing.T) {
 	o.take(t.Context(), nil)
 	wantAnswers(t, o, report.Answer{Number: 4, Kind: release.OrderPause, Outcome: report.Failed, Detail: "no space left on device"})
 }
+
+// The depot repeats an order until it hears of it; a repeated one that was taken
+// is no attack, one that never came is answered so that nobody waits for it.
+func TestOlderOrderIsRefusedOnlyIfItNeverCame(t *testing.T) {
+	o, _ := orderBox(t)
+	for _, kind := range []release.OrderKind{release.OrderPause, release.OrderResume} {
+		o.acts[kind] = func(context.Context, release.Order) (string, error) { return "", nil }
+	}
+	o.take(t.Context(), ordered(t, 5, release.OrderPause))
+	o.take(t.Context(), ordered(t, 7, release.OrderResume))
+	taken := []report.Answer{{Number: 5, Kind: release.OrderPause, Outcome: report.Done}, {Number: 7, Kind: release.OrderResume, Outcome: report.Done}}
+	o.take(t.Context(), ordered(t, 5, release.OrderPause))
+	wantAnswers(t, o, taken...)
+	o.take(t.Context(), ordered(t, 6, release.OrderPause))
+	wantAnswers(t, o, append(taken, report.Answer{Number: 6, Kind: release.OrderPause, Outcome: report.Refused, Code: "rollback", Detail: "order refused (rollback): 7 is taken"})...)
+}

@@ -127,7 +127,7 @@ func stateOf(s Status) report.State {
 			model.Release, model.Engine = m.Spec.Release, m.Spec.Engine
 		}
 		if m.Current != nil {
-			model.Release, model.Generation = m.Current.Release, m.Current.Generation
+			model.Release, model.Program, model.Generation = m.Current.Release, m.Current.Program, m.Current.Generation
 		}
 		d.Models[m.Alias] = model
 	}

@@ -49,7 +49,7 @@ func TestStateSaysWhatRuns(t *testing.T) {
 		Version: "1.2.3", Health: HealthWarning, Policy: PolicyStatus{Release: "site@3"},
 		Update: UpdateStatus{Change: 7, State: "paused", Reason: "window", Subject: "a=m@2", Done: 1, Total: 2, Running: 4, Counter: 5},
 		Models: []runtime.AliasStatus{
-			{Alias: "a", Phase: runtime.PhaseReady, Spec: &runtime.Spec{Release: "m@2", Engine: "embedded"}, Current: &runtime.GenerationStatus{Generation: 3, Release: "m@1"}},
+			{Alias: "a", Phase: runtime.PhaseReady, Spec: &runtime.Spec{Release: "m@2", Engine: "embedded"}, Current: &runtime.GenerationStatus{Generation: 3, Release: "m@1", Program: "llama@4"}},
 			{Alias: "b", Phase: runtime.PhaseFailed, Spec: &runtime.Spec{Release: "n@1", Engine: "command"}},
 		},
 		Host:     HostStatus{Cores: 2, MemoryTotal: 8, MemoryAvailable: 4, DiskTotal: 16, DiskFree: 1},
@@ -58,7 +58,7 @@ func TestStateSaysWhatRuns(t *testing.T) {
 	})
 	want := report.State{
 		Agent: "1.2.3", Health: "warning", Running: 4, Counter: 5, Policy: "site@3",
-		Models:   map[string]report.Model{"a": {Release: "m@1", Engine: "embedded", Generation: 3, Phase: "ready"}, "b": {Release: "n@1", Engine: "command", Phase: "failed"}},
+		Models:   map[string]report.Model{"a": {Release: "m@1", Engine: "embedded", Program: "llama@4", Generation: 3, Phase: "ready"}, "b": {Release: "n@1", Engine: "command", Phase: "failed"}},
 		Change:   &report.Change{ID: 7, State: "paused", Reason: "window", Summary: "a=m@2", Done: 1, Total: 2},
 		Alarms:   []report.Alarm{{ID: "disk-low", Severity: "critical", What: "1 B is free"}},
 		Capacity: report.Capacity{Cores: 2, MemoryTotal: 8, MemoryAvailable: 4, DiskTotal: 16, DiskFree: 1, GPUs: 2, GPU: "L4", GPUTotal: 48, GPUUsed: 4},

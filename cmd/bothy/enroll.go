@@ -86,7 +86,7 @@ func (e enrolling) run(cmd *cobra.Command, dir, file string, raw []byte) (*trust
 	if e.device != "" && e.device != token.Device {
 		return nil, withHint{fmt.Errorf("cannot enrol: the fleet gives the name, this token's is %q", token.Device), "bothy enroll " + file}
 	}
-	if have, err := trust.LoadIdentity(dir); err == nil && (have.Tenant != token.Tenant || token.Device != "" && token.Device != have.Device) {
+	if have, err := trust.LoadIdentity(dir); err == nil && (have.Tenant != token.Tenant || !token.SameRoots(have.CatalogRoot, have.DirectorRoot) || token.Device != "" && token.Device != have.Device) {
 		return nil, fmt.Errorf("cannot enrol: %s holds the identity of device %q of tenant %q; remove that folder to enrol anew", dir, have.Device, have.Tenant)
 	}
 	key, err := e.key(cmd, dir)

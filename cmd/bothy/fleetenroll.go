@@ -150,7 +150,7 @@ func enrollApprove() *cobra.Command {
 				return err
 			}
 			d, err := f.Approve(token, a.device, a.replace)
-			if errors.Is(err, fleet.ErrTaken) && !a.replace {
+			if errors.Is(err, fleet.ErrInUse) && !a.replace {
 				return withHint{err, "if that box was made anew, add --replace: the certificate it had is revoked"}
 			}
 			if err != nil {

@@ -51,6 +51,11 @@ func fleetOrder() *cobra.Command {
 					return err
 				}
 			}
+			if all && !list {
+				if devices, err = withoutRetired(f, devices); err != nil {
+					return err
+				}
+			}
 			if list {
 				return listOrders(cmd.OutOrStdout(), f, devices, asJSON)
 			}
@@ -66,13 +71,22 @@ func fleetOrder() *cobra.Command {
 	}
 	fl := cmd.Flags()
 	fl.StringArrayVar(&devices, "device", nil, "device; may be given again")
-	fl.BoolVar(&all, "all", false, "every device that has a set")
+	fl.BoolVar(&all, "all", false, "every device that has a set and is not retired")
 	fl.DurationVar(&life, "expires", time.Hour, "how long the order holds")
 	fl.StringArrayVar(&pairs, "arg", nil, "argument as name=value; may be given again")
 	fl.DurationVar(&wait, "wait", 0, "wait so long for the answers")
 	fl.BoolVar(&list, "list", false, "list orders and answers")
 	fl.BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
+}
+
+// withoutRetired leaves out the devices that can answer nobody any more.
+func withoutRetired(f *fleet.Fleet, devices []string) ([]string, error) {
+	retired, err := f.Retired()
+	return slices.DeleteFunc(devices, func(d string) bool {
+		_, is := retired[d]
+		return is
+	}), err
 }
 
 func giveOrder(f *fleet.Fleet, word string, pairs []string, life time.Duration, devices []string) ([]fleet.OrderRecord, error) {

@@ -82,6 +82,7 @@ func TestReadingCommandsPrintJSON(t *testing.T) {
 	without := []string{ // acts, and what is no document
 		"bothy run", "bothy chat", "bothy enroll", "bothy engine serve", "bothy engine bench", "bothy fleet init", "bothy fleet serve", "bothy fleet watch",
 		"bothy artifact pin", "bothy artifact unpin", "bothy artifact drop-previous", "bothy change cancel", "bothy change approve", "bothy change start", "bothy change pause", "bothy change resume",
+		"bothy fleet acl", "bothy fleet enroll token", "bothy fleet enroll approve", "bothy fleet enroll deny", "bothy fleet enroll auto", "bothy fleet enroll revoke",
 		"bothy fleet key apply", "bothy fleet key export", "bothy fleet key passphrase", "bothy fleet key revoke", "bothy fleet key rotate", "bothy fleet key sign",
 	}
 	eachCommand(newRoot(), func(cmd *cobra.Command) {

@@ -82,7 +82,9 @@ func eventually(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 1 {
 		ts.Fatalf("usage: eventually COMMAND [ARGS...]")
 	}
-	for end := time.Now().Add(30 * time.Second); ; {
+	pause := time.NewTicker(100 * time.Millisecond) // what is waited for needs the processor too
+	defer pause.Stop()
+	for end := time.Now().Add(time.Minute); ; <-pause.C {
 		err := ts.Exec(args[0], args[1:]...)
 		if err == nil {
 			return

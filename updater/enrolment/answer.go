@@ -3,9 +3,7 @@ package enrolment
 import (
 	"bytes"
 	"crypto/ed25519"
-	"crypto/sha256"
 	"crypto/x509"
-	"encoding/hex"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -73,12 +71,12 @@ func (a Answer) check(t Token, public ed25519.PublicKey) error {
 	if t.Device != "" && t.Device != a.Device {
 		return fmt.Errorf("it makes this box device %q, the token is for %q", a.Device, t.Device)
 	}
-	for name, root := range map[string]struct {
+	for name, brings := range map[string]struct {
 		have []byte
 		want string
-	}{"catalog": {a.CatalogRoot, t.CatalogRoot}, "director": {a.DirectorRoot, t.DirectorRoot}} {
-		if sum := sha256.Sum256(root.have); hex.EncodeToString(sum[:]) != root.want {
-			return fmt.Errorf("its %s root is not the one that the token names", name)
+	}{"catalog root": {a.CatalogRoot, t.CatalogRoot}, "director root": {a.DirectorRoot, t.DirectorRoot}, "device authority": {[]byte(a.Authority), t.Authority}} {
+		if sumOf(brings.have) != brings.want {
+			return fmt.Errorf("its %s is not the one that the token names", name)
 		}
 	}
 	return CheckCertificate([]byte(a.Certificate), []byte(a.Authority), a.Device, public, time.Time{})

@@ -70,7 +70,7 @@ func (s *site) token(device string) Token {
 	sum := func(b []byte) string { d := sha256.Sum256(b); return hex.EncodeToString(d[:]) }
 	return Token{
 		Tenant: "acme", Depot: "depot", Device: device, Broker: "tls://broker.example:8883", BrokerCA: s.pem, Expiry: time.Now().Add(time.Hour),
-		CatalogRoot: sum(s.catalog), DirectorRoot: sum(s.director),
+		CatalogRoot: sum(s.catalog), DirectorRoot: sum(s.director), Authority: sum([]byte(s.pem)),
 	}.Fresh()
 }
 
@@ -159,8 +159,11 @@ func TestAnswerOfTheFleetItselfIsCheckedWhole(t *testing.T) {
 			a.Certificate = s.sign(t, &x509.Certificate{Subject: pkix.Name{CommonName: "press-7"}, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}}, public(box))
 		}, "not the device authority's"},
 		"no certificate": {func(a *Answer) { a.Certificate = "" }, "no certificate in PEM"},
-		"no authority":   {func(a *Answer) { a.Authority = "x" }, "authority is no PEM"},
-		"strange state":  {func(a *Answer) { a.State = "installed" }, "state is"},
+		"no authority":   {func(a *Answer) { a.Authority = "x" }, "device authority is not the one"},
+		"a thief's authority": {func(a *Answer) {
+			a.Certificate, a.Authority = other.client(t, "press-7", public(box)), other.pem
+		}, "device authority is not the one"},
+		"strange state": {func(a *Answer) { a.State = "installed" }, "state is"},
 	} {
 		a := s.answer(t, "press-7", public(box))
 		c.edit(&a)

@@ -21,7 +21,7 @@ type Exchange struct {
 	// Session holds what the token does not say: logger, consent to plain TCP. Its
 	// broker, client id, login, subscriptions and authorities are set by Run.
 	Session mqtt.Config
-	Again   time.Duration // the request is sent anew after this; 30 s
+	Again   time.Duration // the request is sent anew after this, sooner until the fleet answers; 30 s
 	// Tell hears what a person should know while it waits: the fleet's word, or
 	// what is wrong with the connection. Called from Run, not twice for the same.
 	Tell func(pending Answer, trouble string)
@@ -29,6 +29,9 @@ type Exchange struct {
 
 // ErrDenied is what is wrapped when the fleet refuses the box.
 var ErrDenied = errors.New("the fleet denies it")
+
+// firstAgain is the first pause before the request is sent anew; it doubles.
+const firstAgain = time.Second
 
 // answerDepth is how many answers may wait for Run: what is over it comes again.
 const answerDepth = 8
@@ -51,7 +54,9 @@ func (e Exchange) Run(ctx context.Context) (Answer, error) {
 	defer group.Wait()
 	defer cancel()
 	group.Go(func() { _ = session.Run(ctx) }) // nil: it ends with ctx
-	again := time.NewTicker(e.again())
+	// Soon at first: the fleet may have been starting, and brokers keep no request for it.
+	wait := min(firstAgain, e.again())
+	again := time.NewTimer(wait)
 	defer again.Stop()
 	sent, said := uint64(0), ""
 	for {
@@ -71,7 +76,8 @@ func (e Exchange) Run(ctx context.Context) (Answer, error) {
 			return Answer{}, ctx.Err()
 		case <-changed:
 		case <-again.C:
-			sent = 0
+			sent, wait = 0, min(2*wait, e.again())
+			again.Reset(wait)
 		case m := <-answers:
 			a, err := OpenAnswer(e.Token, e.Key.Public().(ed25519.PublicKey), m.Payload)
 			if err != nil {
@@ -79,6 +85,7 @@ func (e Exchange) Run(ctx context.Context) (Answer, error) {
 				e.ignore(err)
 				continue
 			}
+			wait = e.again() // the fleet has it
 			switch a.State {
 			case Approved:
 				return a, nil

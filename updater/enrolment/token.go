@@ -35,6 +35,9 @@ type Token struct {
 	// Digests of the first roots, hexadecimal SHA-256.
 	CatalogRoot  string `json:"catalog_root_sha256"`
 	DirectorRoot string `json:"director_root_sha256"`
+	// Authority is the digest of the fleet's device authority: whoever stole the
+	// token can seal an answer, and still not issue the certificate in it.
+	Authority string `json:"authority_sha256"` // of its certificate in PEM
 }
 
 const (
@@ -107,7 +110,7 @@ func (t Token) Validate() error {
 	if len(t.Secret) != secretSize {
 		return fmt.Errorf("cannot use token: its secret has %d bytes, want %d", len(t.Secret), secretSize)
 	}
-	if err := errors.Join(release.CheckName(t.Tenant), release.CheckName(t.Depot), release.CheckDigest(t.CatalogRoot), release.CheckDigest(t.DirectorRoot)); err != nil {
+	if err := errors.Join(release.CheckName(t.Tenant), release.CheckName(t.Depot), release.CheckDigest(t.CatalogRoot), release.CheckDigest(t.DirectorRoot), release.CheckDigest(t.Authority)); err != nil {
 		return fmt.Errorf("cannot use token: %w", err)
 	}
 	if t.Device != "" {
@@ -136,6 +139,16 @@ func CheckDevice(device, depot string) error {
 		return fmt.Errorf("name %q is the depot's", device)
 	}
 	return nil
+}
+
+// SameRoots says whether these are the first roots of the token's fleet.
+func (t Token) SameRoots(catalog, director []byte) bool {
+	return sumOf(catalog) == t.CatalogRoot && sumOf(director) == t.DirectorRoot
+}
+
+func sumOf(raw []byte) string {
+	sum := sha256.Sum256(raw)
+	return hex.EncodeToString(sum[:])
 }
 
 // Expired says that the token's time is over.

@@ -141,6 +141,9 @@ func (f *Fleet) Answer(id string) ([]byte, error) {
 // ErrTaken is what is wrapped when a name is another device's, or a retired one's.
 var ErrTaken = errors.New("the name is taken")
 
+// ErrInUse is the ErrTaken that goes away with replace: another key has the name.
+var ErrInUse = fmt.Errorf("another box has it: %w", ErrTaken)
+
 // Approve makes the holder of a token's key a device. An empty name takes the
 // token's. With replace, a device that has the name loses its certificates: the
 // box was made anew. It may be repeated.
@@ -183,6 +186,12 @@ func (f *Fleet) approve(r tokenRecord, device string, replace bool) (tokenRecord
 	if err := enrolment.CheckDevice(device, f.config.Depot); err != nil {
 		return r, err
 	}
+	// It is signed, and whoever watched the broker has it: it would empty the new box too.
+	if o, found, err := f.wipeOrder(device); err != nil {
+		return r, err
+	} else if found && f.Now().Before(o.Expires) {
+		return r, fmt.Errorf("device %q is ordered to remove what it holds, and the order is good until %s: %w", device, o.Expires.Format(time.RFC3339), ErrTaken)
+	}
 	d, err := f.Device(device)
 	switch {
 	case errors.Is(err, trust.ErrNotFound):
@@ -192,7 +201,7 @@ func (f *Fleet) approve(r tokenRecord, device string, replace bool) (tokenRecord
 	case d.State == DeviceRetired:
 		return r, fmt.Errorf("device %q is retired: %w", device, ErrTaken)
 	case !d.PublicKey.Equal(r.PublicKey) && !replace:
-		return r, fmt.Errorf("device %q has another key, %s: %w", device, enrolment.Fingerprint(d.PublicKey), ErrTaken)
+		return r, fmt.Errorf("device %q has another key, %s: %w", device, enrolment.Fingerprint(d.PublicKey), ErrInUse)
 	case !d.PublicKey.Equal(r.PublicKey):
 		f.revokeIssued(&d)
 	}

@@ -192,8 +192,8 @@ func TestNameOfAnotherDeviceIsNotGiven(t *testing.T) {
 	token, key := r.token(TokenOptions{Device: "press-7", Approve: true}), newDeviceKey(t)
 	r.want(token, key, enrolment.Pending, "has another key")
 	r.want(token, key, enrolment.Pending, "has another key")
-	if _, err := r.Approve(token.ID, "", false); !errors.Is(err, ErrTaken) {
-		t.Errorf("got %v, want %v", err, ErrTaken)
+	if _, err := r.Approve(token.ID, "", false); !errors.Is(err, ErrInUse) {
+		t.Errorf("got %v, want %v", err, ErrInUse)
 	}
 	if _, err := r.Approve(token.ID, "press-8", false); err == nil || !strings.Contains(err.Error(), `the token is for device "press-7"`) {
 		t.Errorf("got %v for another name than the token's, want a refusal", err)
@@ -288,7 +288,7 @@ func TestRetiredDeviceIsRevokedAndItsNameIsGone(t *testing.T) {
 	}
 	open := r.token(TokenOptions{})
 	r.want(open, key, enrolment.Pending, "")
-	if _, err := r.Approve(open.ID, "press-7", true); !errors.Is(err, ErrTaken) {
+	if _, err := r.Approve(open.ID, "press-7", true); !errors.Is(err, ErrTaken) || errors.Is(err, ErrInUse) {
 		t.Errorf("got %v, want %v, also with replace and its own key", err, ErrTaken)
 	}
 	// The list is mended after a crash between the record and it.

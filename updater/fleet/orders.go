@@ -106,6 +106,9 @@ func (f *Fleet) Order(kind release.OrderKind, args map[string]string, life time.
 		if _, err := f.deviceTargets(device); err != nil {
 			return given, fmt.Errorf("cannot order %s: %w", kind, err)
 		}
+		if r, err := f.Device(device); err == nil && r.State == DeviceRetired {
+			return given, fmt.Errorf("cannot order %s: device %q is retired", kind, device)
+		}
 		now := f.Now().UTC()
 		o := release.Order{V: 1, Device: device, Expires: now.Add(life).Truncate(time.Second), Kind: kind, Args: args}
 		r, err := f.give(o, now, func(o release.Order) ([]byte, error) { return release.SignOrder(o, key) })
@@ -252,7 +255,9 @@ func (f *Fleet) OrderReport(device, kind string, payload []byte) error {
 			return err
 		}
 		return f.settleOrders(device, func(o *sentOrder) bool {
-			changed := !o.Taken && o.Number <= s.Order
+			// Only that one: an older one without an answer may never have come, and is
+			// sent until the device says so.
+			changed := !o.Taken && o.Number == s.Order
 			o.Taken = o.Taken || changed
 			return changed
 		})

@@ -148,6 +148,9 @@ func TestOrderIsSentUntilTheDeviceHasItOrItExpires(t *testing.T) {
 		"an older one taken": {func(t *testing.T, f *Fleet, key ed25519.PrivateKey, number uint64) error {
 			return reported(t, f, key, "press-7", "state", report.State{Schema: 1, Device: "press-7", Seq: 1, Order: number - 1})
 		}, true},
+		"a newer one taken": {func(t *testing.T, f *Fleet, key ed25519.PrivateKey, number uint64) error {
+			return reported(t, f, key, "press-7", "state", report.State{Schema: 1, Device: "press-7", Seq: 1, Order: number + 1})
+		}, true},
 		"nothing heard": {func(*testing.T, *Fleet, ed25519.PrivateKey, uint64) error { return nil }, true},
 	} {
 		t.Run(name, func(t *testing.T) {

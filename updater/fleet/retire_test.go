@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/bothy-edge/bothy/updater/enrolment"
 	"github.com/bothy-edge/bothy/updater/mqtt"
 	"github.com/bothy-edge/bothy/updater/release"
 	"github.com/bothy-edge/bothy/updater/report"
@@ -119,5 +120,43 @@ func TestWipeThatWasInterruptedIsFinishedLater(t *testing.T) {
 	}
 	if _, err := f.OrderWipe("nobody", false); err == nil {
 		t.Error("a device without a record: got no error; its answer could not be believed")
+	}
+}
+
+// An order to wipe is signed for a name, and whoever watched the broker has it.
+func TestNameWithAnOrderToWipeGoesToNoOtherBox(t *testing.T) {
+	r := newRegister(t)
+	_, _ = r.enrol("press-7")
+	o, err := r.OrderWipe("press-7", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	anew := r.token(TokenOptions{Device: "press-7", Approve: true})
+	key := newDeviceKey(t)
+	r.want(anew, key, enrolment.Pending, "ordered to remove what it holds")
+	r.now = o.Expires.Add(-time.Second)
+	if _, err := r.Approve(anew.ID, "", true); !errors.Is(err, ErrTaken) || errors.Is(err, ErrInUse) {
+		t.Errorf("while the order is good: got %v, want %v, also with replace", err, ErrTaken)
+	}
+	r.now = o.Expires
+	if _, err := r.Approve(anew.ID, "", true); err != nil {
+		t.Errorf("once it expired: %v", err)
+	}
+}
+
+func TestRetiredDeviceIsGivenNoOrders(t *testing.T) {
+	r := newRegister(t)
+	_, _ = r.enrol("press-7")
+	if _, err := r.Assign("press-7", nil, ""); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.Order(release.OrderReport, nil, time.Hour, "press-7"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.Retire("press-7"); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := r.Order(release.OrderReport, nil, time.Hour, "press-7"); err == nil || !strings.Contains(err.Error(), "retired") {
+		t.Errorf("got %v, want a refusal: nobody would ever answer", err)
 	}
 }

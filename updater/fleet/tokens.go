@@ -84,6 +84,10 @@ func (f *Fleet) newToken(o TokenOptions) (enrolment.Token, error) {
 	if err != nil {
 		return enrolment.Token{}, err
 	}
+	devices, err := f.Authority()
+	if err != nil {
+		return enrolment.Token{}, err
+	}
 	ticket, err := f.Ticket()
 	if err != nil {
 		return enrolment.Token{}, err
@@ -91,7 +95,7 @@ func (f *Fleet) newToken(o TokenOptions) (enrolment.Token, error) {
 	t := enrolment.Token{
 		Expiry: f.Now().Add(o.Life).UTC().Truncate(time.Second), Tenant: ticket.Tenant, Depot: ticket.Depot, Device: o.Device,
 		Broker: ticket.Broker, EnrollBroker: f.config.EnrollBroker,
-		CatalogRoot: digest(ticket.CatalogRoot), DirectorRoot: digest(ticket.DirectorRoot),
+		CatalogRoot: digest(ticket.CatalogRoot), DirectorRoot: digest(ticket.DirectorRoot), Authority: digest(devices),
 	}.Fresh()
 	if t.Login() != "" {
 		t.BrokerCA = string(ca)

@@ -172,7 +172,7 @@ func unambiguous(raw []byte) error {
 		if n := len(open); n > 0 && open[n-1].members != nil {
 			top := &open[n-1]
 			if !top.inValue {
-				name := strings.ToLower(token.(string))
+				name := folded(token.(string))
 				if top.members[name] {
 					return fmt.Errorf("it has the member %.80q twice", name)
 				}
@@ -192,3 +192,7 @@ func unambiguous(raw []byte) error {
 		}
 	}
 }
+
+// folded is a member's name as encoding/json compares it: a long s is an s there,
+// and the sign for Kelvin a k, which are lower case already or have no upper one.
+func folded(name string) string { return strings.ToLower(strings.ToUpper(name)) }

@@ -314,6 +314,7 @@ func TestAmbiguousOrHugeJSONIsRefused(t *testing.T) {
 		want string
 	}{
 		"a member of the statement twice": {provenancetest.Encode(t, s.Wrap(twice)), "twice"},
+		"a member twice, with a long s":   {bytes.Replace(s.Sign(model()...), []byte(`{`), []byte(`{"dſseEnvelope":{},`), 1), "twice"},
 		"a member of the bundle twice":    {bytes.Replace(s.Sign(model()...), []byte(`{`), []byte(`{"DSSEEnvelope":{},`), 1), "twice"},
 		"more after the end":              {append(s.Sign(model()...), "{}"...), "cannot be read"},
 		"nothing":                         {nil, "cannot be read"},

@@ -60,7 +60,7 @@ type State struct {
 
 	Catalog  Repository `json:"catalog"`
 	Director Repository `json:"director"`
-	Order    uint64     `json:"order,omitempty"` // number of the last order acted upon
+	Order    uint64     `json:"order,omitempty"` // number of the newest order taken
 
 	Alarms      []Alarm   `json:"alarms,omitempty"`
 	Audit       Head      `json:"audit"`                        // end of the audit log's chain
@@ -71,7 +71,8 @@ type State struct {
 // Model is one alias that a device serves, or tries to.
 type Model struct {
 	Release    string `json:"release"`
-	Engine     string `json:"engine,omitempty"` // kind
+	Engine     string `json:"engine,omitempty"`         // kind
+	Program    string `json:"engine_release,omitempty"` // that the engine is from; empty: the box's own
 	Generation uint64 `json:"generation,omitempty"`
 	Phase      string `json:"phase"`
 }
@@ -162,7 +163,7 @@ func (s State) cut() State {
 			break
 		}
 		m := s.Models[alias]
-		models[name(alias)] = Model{Release: name(m.Release), Engine: name(m.Engine), Generation: m.Generation, Phase: name(m.Phase)}
+		models[name(alias)] = Model{Release: name(m.Release), Engine: name(m.Engine), Program: name(m.Program), Generation: m.Generation, Phase: name(m.Phase)}
 	}
 	s.Models = models
 	var alarms []Alarm

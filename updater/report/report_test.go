@@ -18,7 +18,7 @@ func full() State {
 	return State{
 		Schema: Schema, Device: "press-7", Epoch: 1772420400, Seq: 3, Time: at, Heartbeat: 600, Agent: "1.4.0", Health: Warning,
 		Running: 4, Counter: 5,
-		Models: map[string]Model{"assistant": {Release: "assistant@2", Engine: "llama-server", Generation: 9, Phase: "ready"}},
+		Models: map[string]Model{"assistant": {Release: "assistant@2", Engine: "llama-server", Program: "llama@1", Generation: 9, Phase: "ready"}},
 		Policy: "site@3", Engine: "llama@1",
 		Change:   &Change{ID: 12, State: "paused", Reason: "window", Summary: "assistant=assistant@3", Done: 1 << 20, Total: 4 << 20},
 		Catalog:  Repository{Root: 1, Timestamp: 9, Snapshot: 8, Targets: 2, Expires: at.Add(time.Hour)},

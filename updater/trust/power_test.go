@@ -62,8 +62,8 @@ func TestRefreshesFollowTheFleet(t *testing.T) {
 }
 
 func TestPowerLossNeverLetsTheFleetGoBack(t *testing.T) {
-	shuffles := 1
-	if os.Getenv("BOTHY_SOAK") != "" {
+	shuffles, soak := 1, os.Getenv("BOTHY_SOAK") != ""
+	if soak {
 		shuffles = 60
 	}
 	s := newSim(t)
@@ -87,7 +87,8 @@ func TestPowerLossNeverLetsTheFleetGoBack(t *testing.T) {
 			t.Errorf("step %d: got %v (%v) as the current set, but counter %d was accepted", p.Step, now, ok, acked)
 		}
 		for i, old := range served {
-			if counter := uint64(3 + i); counter < acked {
+			// Each state meets the fleet of one earlier chapter, its neighbours those of the others; all of them in a soak.
+			if counter := uint64(3 + i); counter < acked && (soak || p.Step%int(acked-3) == i) {
 				s.served = old
 				if want, err := d.Refresh(t.Context(), s); err == nil && want.Counter < acked {
 					t.Errorf("step %d: went back from %d to %d", p.Step, acked, want.Counter)

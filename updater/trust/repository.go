@@ -113,8 +113,9 @@ func (r *repository) acceptRoot(version int64, raw []byte) error {
 
 // forgetRotated drops the marks of roles whose keys a new root replaced. Else
 // one stolen online key could raise a version to the top and block the device
-// for ever (TUF 5.3.11). What the old keys signed no longer verifies, so
-// nothing can come back. The snapshot's keys vouch for the versions of all
+// for ever (TUF 5.3.11). It does so only where what the old keys signed no longer
+// verifies, so nothing can come back: a key that joins, or one of several that
+// goes, leaves the marks. The snapshot's keys vouch for the versions of all
 // targets roles, so those marks go with them. Roots that were seen before do
 // not do it again.
 func (r *repository) forgetRotated(m *marks, before *metadata.Metadata[metadata.RootType], version int64) {
@@ -123,7 +124,7 @@ func (r *repository) forgetRotated(m *marks, before *metadata.Metadata[metadata.
 	}
 	m.Roots[r.name] = version
 	for _, role := range []string{metadata.TIMESTAMP, metadata.SNAPSHOT, metadata.TARGETS} {
-		if sameKeys(before.Signed.Roles[role], r.trusted.Root.Signed.Roles[role]) {
+		if stillVerifies(before.Signed.Roles[role], r.trusted.Root.Signed.Roles[role]) {
 			continue
 		}
 		delete(m.Roles, roleKey(r.name, role))
@@ -139,11 +140,19 @@ func (r *repository) forgetRotated(m *marks, before *metadata.Metadata[metadata.
 	}
 }
 
-func sameKeys(a, b *metadata.Role) bool {
-	if a == nil || b == nil {
-		return a == b
+// stillVerifies says that enough of the old keys stay to meet the new threshold:
+// what they signed, captured by whoever watched, is as good as before.
+func stillVerifies(old, now *metadata.Role) bool {
+	if old == nil || now == nil {
+		return old == now
 	}
-	return slices.Equal(slices.Sorted(slices.Values(a.KeyIDs)), slices.Sorted(slices.Values(b.KeyIDs)))
+	stay := 0
+	for _, id := range now.KeyIDs {
+		if slices.Contains(old.KeyIDs, id) {
+			stay++
+		}
+	}
+	return stay >= now.Threshold
 }
 
 // checkRootMark catches a source that withholds roots which this device knew

@@ -1,6 +1,7 @@
 package trust
 
 import (
+	"crypto/ed25519"
 	"fmt"
 	"strings"
 	"testing"
@@ -118,5 +119,41 @@ func TestNewSnapshotKeysForgetVersionsOfRolesButNoCounterAndNoRelease(t *testing
 	s.publish()
 	if r := d.refused(Rollback); r.Subject != "models/mote/2.json" {
 		t.Errorf("got %v, want the older release refused", r)
+	}
+}
+
+// TestKeyThatJoinsForgetsNoMark: what the keys that stay have signed is as good
+// as before, so what was captured must not be accepted a second time.
+func TestKeyThatJoinsForgetsNoMark(t *testing.T) {
+	for name, c := range map[string]struct{ before, after []string }{
+		"one joins":           {[]string{"first"}, []string{"first", "second"}},
+		"one of several goes": {[]string{"first", "second"}, []string{"first"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newSim(t)
+			online := func(names []string) {
+				s.rotate(s.director, func() {
+					for _, role := range []string{metadata.TIMESTAMP, metadata.SNAPSHOT, metadata.TARGETS} {
+						var keys []ed25519.PrivateKey
+						for _, n := range names {
+							keys = append(keys, simKey(n+role))
+						}
+						s.director.setKeys(t, role, keys, 1)
+					}
+				})
+			}
+			online(c.before)
+			next(s, 7)
+			d := newDevice(t, s)
+			d.refreshAndInstall()
+			captured := s.order(9, nil, simKey("first"+metadata.TARGETS))
+			d.takes(captured, 9)
+			online(c.after)
+			next(s, 8)
+			d.refreshAndInstall()
+			d.takesNot(captured, Rollback)
+			next(s, 7)
+			d.refused(Rollback)
+		})
 	}
 }

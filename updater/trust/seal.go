@@ -57,7 +57,10 @@ func SealDeviceKey(ctx context.Context, dir, with string) (ed25519.PrivateKey, e
 		return nil, fmt.Errorf("cannot seal the device key with %s: %w", with, err)
 	}
 	opened, err := unseal(ctx, sealed)
-	if err != nil || !opened.Equal(key) {
+	if err == nil && !opened.Equal(key) {
+		err = errors.New("another key comes out")
+	}
+	if err != nil {
 		return nil, fmt.Errorf("cannot seal the device key with %s: it does not open again: %w", with, err)
 	}
 	return key, store.WriteFile(filepath.Join(dir, SealedKeyFile), sealed, 0o600)
