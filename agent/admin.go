@@ -312,7 +312,7 @@ func (b *box) importFolder(r *http.Request) (any, error) {
 		return nil, problem{http.StatusBadRequest, fmt.Errorf("cannot import from %q: the agent sees no folder there", q.Path), "name the fleet's folder, or a copy of its catalog, director and blobs"}
 	}
 	from := refresher{b.trust, trust.Directory{Dir: q.Path, Device: b.identity.Device}}
-	files := fetcher{b.artifacts, b.views, []content.Source{content.Directory{Dir: q.Path}}}
+	files := fetcher{b.artifacts, b.views, []content.Source{content.Directory{Dir: q.Path}}, b.dropDamaged}
 	id, err := b.updater.Import(r.Context(), q.Path, from, files)
 	return ImportAnswer{id}, conflict(err)
 }

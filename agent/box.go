@@ -179,8 +179,8 @@ func (b *box) openFleet(context.Context) error {
 func (b *box) openUpdater(context.Context) error {
 	c := updater.Config{
 		DB: b.db, Engines: b.engines, Policies: b.policies, Log: b.log,
-		Trust: unenrolled{}, Fetcher: fetcher{store: b.artifacts, views: b.views},
-		PutBack: b.dbReport.Restored != "", Preflight: b.preflight, Provenance: b.policies.provenance, Healthy: b.healthy,
+		Trust:   unenrolled{},
+		PutBack: b.dbReport.Restored != "", Preflight: b.preflight, Provenance: b.policies.provenance, Healthy: b.healthy, Baseline: b.baseline,
 		Govern: func(t *release.Transfer) { b.flow.Govern(t) }, WatchFor: time.Duration(b.o.Config.Updates.Watch),
 	}
 	c.GiveUpPrevious = b.o.Config.Updates.GiveUpPrevious
@@ -191,7 +191,7 @@ func (b *box) openUpdater(context.Context) error {
 	if err := b.openSupply(); err != nil {
 		return err
 	}
-	c.Fetcher = fetcher{b.artifacts, b.views, b.supply.sources()}
+	c.Fetcher = fetcher{b.artifacts, b.views, b.supply.sources(), b.dropDamaged}
 	if len(b.supply.offers) > 0 {
 		c.Trust = offering{client: b.trust, others: b.supply.offers, log: b.log}
 	}

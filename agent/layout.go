@@ -165,10 +165,11 @@ func programBytes(want release.Want) int64 {
 	return sum
 }
 
-// dropDamaged removes an artifact whose bytes are not those of its digest.
+// dropDamaged removes an artifact whose bytes are not those of its digest, and has it looked for at once.
 func (b *box) dropDamaged(sha256 string) {
 	b.log.Error("artifact is damaged on the disk, it will be fetched again", "digest", sha256)
 	if err := b.artifacts.Remove(sha256); err != nil && !errors.Is(err, content.ErrBusy) {
 		b.log.Error("damaged artifact cannot be removed", "digest", sha256, "error", err)
 	}
+	b.updater.Offer()
 }

@@ -2,6 +2,8 @@ package agent
 
 import (
 	"bytes"
+	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -10,9 +12,11 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/bothy-edge/bothy/agent/store"
 	"github.com/bothy-edge/bothy/runtime"
 	"github.com/bothy-edge/bothy/updater"
 	"github.com/bothy-edge/bothy/updater/content"
@@ -24,7 +28,7 @@ import (
 func cabinet(t *testing.T, llama string) *box {
 	t.Helper()
 	dir := t.TempDir()
-	b := &box{log: slog.New(slog.DiscardHandler), o: Options{Version: "v1.4.0", Config: Config{State: dir}}}
+	b := &box{log: slog.New(slog.DiscardHandler), updater: &updater.Updater{}, o: Options{Version: "v1.4.0", Config: Config{State: dir}}}
 	var err error
 	if b.artifacts, err = content.Open(filepath.Join(dir, "artifacts")); err != nil {
 		t.Fatal(err)
@@ -133,6 +137,49 @@ func TestADamagedEngineIsNotRunAndIsDropped(t *testing.T) {
 	}
 	if b.artifacts.Has(engine.Document.Files[2].SHA256) || !b.artifacts.Has(engine.Document.Files[0].SHA256) {
 		t.Error("want the damaged artifact gone, to be fetched again, and the others kept")
+	}
+}
+
+// looks is a fleet that has nothing and tells of every question.
+type looks chan struct{}
+
+func (l looks) Refresh(ctx context.Context) (release.Want, error) {
+	select {
+	case l <- struct{}{}:
+	case <-ctx.Done():
+	}
+	return release.Want{}, updater.ErrNobody
+}
+
+func TestDamageIsAskedForAtOnce(t *testing.T) {
+	b := cabinet(t, "")
+	db, _, err := store.Open(t.Context(), store.Options{Path: filepath.Join(t.TempDir(), "bothy.db")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	asked := make(looks)
+	f := fetcher{store: b.artifacts, views: b.views, damaged: b.dropDamaged}
+	b.updater, err = updater.New(updater.Config{DB: db, Trust: asked, Fetcher: f, Engines: b.engines, Policies: newPolicies(b.log)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, stop := context.WithCancel(t.Context())
+	ended := make(chan error, 1)
+	go func() { ended <- b.updater.Run(ctx) }()
+	<-asked
+	model := b.installed(t, modelOf(release.File{Path: "m.gguf"}))
+	f.Damaged(model.Document.Files[0])
+	select {
+	case <-asked:
+	case <-time.After(time.Minute):
+		t.Error("got no look for what was dropped")
+	}
+	if _, here := f.Have(model.Document.Files[0]); here {
+		t.Error("the damaged file is still offered")
+	}
+	stop()
+	if err := errors.Join(<-ended, db.Close()); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -245,7 +245,11 @@ type fetcher struct {
 	store   *content.Store
 	views   *view.Store
 	sources []content.Source
+	damaged func(sha256 string) // is told of a file that the disk changed
 }
+
+// Damaged drops a file that is not what was signed, so that it is fetched again.
+func (f fetcher) Damaged(file release.File) { f.damaged(file.SHA256) }
 
 // Fetch brings one file here, whatever is left of earlier attempts, and returns its path.
 func (f fetcher) Fetch(ctx context.Context, file release.File, progress func(content.Progress)) (string, error) {

@@ -103,12 +103,13 @@ func closeAll(listeners map[string]net.Listener) {
 
 // serve runs every loop of the box until ctx ends or one of them fails.
 func (b *box) serve(ctx context.Context, listeners map[string]net.Listener) error {
-	loops, stop := context.WithCancel(context.WithoutCancel(ctx))
+	loops, stop := context.WithCancelCause(context.WithoutCancel(ctx))
 	failed := make(chan error, 16) // one result of each loop
 	var running sync.WaitGroup
 	// Whatever the loops use is closed only after they have ended.
 	defer running.Wait()
-	defer stop()
+	var err error
+	defer func() { stop(err) }() // what failed counts against a change under way
 	start := func(name string, run func(context.Context) error) {
 		running.Go(func() {
 			if err := run(loops); err != nil && loops.Err() == nil {
@@ -128,7 +129,7 @@ func (b *box) serve(ctx context.Context, listeners map[string]net.Listener) erro
 	// No request is decided before the policy of the last run is in force again.
 	select {
 	case <-b.policies.activated:
-	case err := <-failed:
+	case err = <-failed:
 		return err
 	case <-ctx.Done():
 		return nil
@@ -139,7 +140,6 @@ func (b *box) serve(ctx context.Context, listeners map[string]net.Listener) erro
 	}
 	b.notify.Ready()
 	b.log.Info("serving", "api", b.o.Config.API.Socket, "admin", b.o.Config.Admin.Socket, "version", b.o.Version)
-	var err error
 	select {
 	case <-ctx.Done():
 	case err = <-failed:

@@ -64,8 +64,6 @@ func (b *box) preflight(ctx context.Context, want release.Want, need int64) erro
 	if err := b.room(want, need+programBytes(want)); err != nil {
 		return err
 	}
-	before := ailing(b.supervisor.Status())
-	b.ailing.Store(&before)
 	return b.fits(ctx, want, hostStatus(b.o.Config.State).MemoryTotal)
 }
 
@@ -108,6 +106,12 @@ func (b *box) meets(doc release.Document, memory uint64) error {
 		return fmt.Errorf("it requires bothy %s, this is %s; upgrade the package first", r.Agent, b.o.Version)
 	}
 	return nil
+}
+
+// baseline notes what does not serve before a change touches anything.
+func (b *box) baseline() {
+	before := ailing(b.supervisor.Status())
+	b.ailing.Store(&before)
 }
 
 // healthy says why a want that was just switched to must not stay. A model that was

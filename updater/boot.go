@@ -39,9 +39,15 @@ func (u *Updater) boot(ctx context.Context) error {
 }
 
 func (u *Updater) resume() error {
+	u.collectDue = true // what was being collected when we stopped, or came to lie here since
 	if u.change == nil {
-		u.collectDue = true
 		return nil
+	}
+	if u.cfg.PutBack && u.change.State.givesWay() {
+		// It may have ended since, or newer ones have come: only the fleet knows.
+		return u.move(Superseded, func(c *Change) {
+			c.Error = "the store was put back as of an earlier time; the fleet says what is to come"
+		})
 	}
 	u.forgetGenerations()
 	u.cfg.Log.Info("change goes on", "change", u.change.ID, "state", string(u.change.State), "attempts", u.change.Attempts)
@@ -53,7 +59,7 @@ func (u *Updater) resume() error {
 		next := u.change.clone()
 		next.Attempts++
 		if next.State == Switching {
-			next.Tasks = plan(u.running, next.Want)
+			next.Tasks = plan(u.running, next)
 		}
 		return u.save(next, nil)
 	case Undoing:
@@ -90,7 +96,10 @@ func (u *Updater) forgetGenerations() {
 func (s scene) settle(ctx context.Context) (uint64, error) {
 	errs := []error{s.activate(s.inForce())}
 	want := s.effective()
-	for _, alias := range slices.Sorted(maps.Keys(want.Models)) {
+	aliases := map[string]release.Document{}
+	maps.Copy(aliases, want.Models)
+	maps.Copy(aliases, s.running.Want.Models) // what the want has no more may run since a start that could not be written down
+	for _, alias := range slices.Sorted(maps.Keys(aliases)) {
 		errs = append(errs, s.settleModel(ctx, alias, want))
 	}
 	return 0, errors.Join(errs...)
@@ -121,7 +130,8 @@ func (u *Updater) settled(err error) error {
 // raiseMarks tells trust what is committed. It is repeated at every start, so
 // that a crash between the commit and the mark costs nothing.
 func (u *Updater) raiseMarks() {
-	if err := u.cfg.Installed(u.running.Want.Documents()...); err != nil {
-		u.cfg.Log.Error("anti-rollback marks cannot be raised", "error", err)
+	err := u.cfg.Installed(u.running.Want.Documents()...)
+	if u.unmarked = err != nil; err != nil {
+		u.cfg.Log.Error("anti-rollback marks cannot be raised, the next look for a want tries again", "error", err)
 	}
 }

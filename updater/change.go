@@ -28,9 +28,12 @@ type Change struct {
 	Approved time.Time `json:"approved,omitzero"`
 	// Anytime: an operator said that it does not wait for its window.
 	Anytime bool `json:"anytime,omitempty"`
+	// Lost are the aliases that ran and whose files did not all lie here when they
+	// were fetched: they are served anew, also by the same release.
+	Lost []string `json:"lost,omitempty"`
 	// Attempts counts the starts of switching, written before each.
 	Attempts int `json:"attempts,omitempty"`
-	// UndoAttempts counts the acts of undoing that failed.
+	// UndoAttempts counts the failed acts of undoing the task that is being undone.
 	UndoAttempts int              `json:"undo_attempts,omitempty"`
 	Tasks        []Task           `json:"tasks,omitempty"`
 	Progress     content.Progress `json:"progress,omitzero"`

@@ -136,6 +136,8 @@ func (d disk) Fetch(ctx context.Context, f release.File, progress func(content.P
 
 func (d disk) Have(f release.File) (string, bool) { return d.Path(f.SHA256), d.Has(f.SHA256) }
 
+func (d disk) Damaged(f release.File) { _ = d.Remove(f.SHA256) }
+
 func (d disk) Takes(f release.File) int64 { return max(0, f.Size-d.Taken(f.SHA256)) }
 
 func (d disk) Keep(_ context.Context, docs []release.Document) error {

@@ -491,7 +491,7 @@ func TestPlannedStopWhileUndoingCostsNoTry(t *testing.T) {
 		}
 		open()
 		c := a.ended(2)
-		expect(t, "end", fmt.Sprint(c.State, c.UndoAttempts), "undone1")
+		expect(t, "end", fmt.Sprint(c.State, c.UndoAttempts), "undone0")
 		expect(t, "box", w.state(), stateNarrowed)
 		_ = a.end()
 	})

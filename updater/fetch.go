@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"sync"
 	"syscall"
 
@@ -24,13 +25,28 @@ func (s scene) preflight(ctx context.Context) (uint64, error) {
 func (u *Updater) preflightEnded(err error) error {
 	switch {
 	case err == nil:
-		return u.move(Fetching, nil)
+		lost := u.lost(u.change.Want)
+		return u.move(Fetching, func(c *Change) { c.Lost = slices.Compact(slices.Sorted(slices.Values(append(lost, c.Lost...)))) })
 	case noSpace(err):
 		return u.pause(reasonNoSpace, err)
 	case errors.Is(err, ErrWait):
 		return u.pause(reasonFit, err)
 	}
 	return u.fail(codePreflight, err)
+}
+
+// lost lists the aliases that run and whose files of this want do not all lie here any more.
+func (u *Updater) lost(want release.Want) (aliases []string) {
+	for alias, doc := range want.Models {
+		files := doc.Files
+		if engine := want.EngineOf(alias); engine != nil {
+			files = slices.Concat(files, engine.Files)
+		}
+		if _, runs := u.running.Want.Models[alias]; runs && !u.whole(files) {
+			aliases = append(aliases, alias)
+		}
+	}
+	return aliases
 }
 
 // fetch brings every artifact of the want that is not here yet. What lies here

@@ -41,6 +41,15 @@ type bad struct {
 // spaceRest is the pause before a want that was undone for want of space is tried again.
 const spaceRest = 15 * time.Minute
 
+// rest is how long the want is left alone still. A clock that was wrong when it
+// was undone must not make that years.
+func (b bad) rest(now time.Time) time.Duration {
+	if left := b.Until.Sub(now); left <= spaceRest {
+		return max(0, left)
+	}
+	return 0
+}
+
 func unfit(c Change) bool { return c.Code == codePreflight || c.Code == codeUnsupported }
 
 // crash is the error of a fault point: Run stops as if killed.
@@ -309,6 +318,6 @@ func (u *Updater) isBad(want release.Want) (b bad, isBad bool, err error) {
 		b, isBad, err = badTable().Get(tx, want.Digest())
 		return err
 	})
-	rests := b.Until.IsZero() || u.cfg.Now().Before(b.Until)
+	rests := b.Until.IsZero() || b.rest(u.cfg.Now()) > 0
 	return b, isBad && want.Counter <= b.Counter && rests && (!b.Unfit || u.unfit[want.Digest()]), err
 }

@@ -234,8 +234,7 @@ func (u *Updater) dropPrevious() error {
 // that was allowed, what ran before. It waits until a want was heard in this
 // process: after the loss of the store what lies on the disk is all there is.
 func (u *Updater) makeRoom(ctx context.Context) (begun bool, err error) {
-	short := u.change.Reason == reasonNoSpace || u.change.Reason == reasonFit
-	if !short || !u.offers.heard {
+	if !u.change.short() || !u.offers.heard {
 		return false, nil
 	}
 	if !u.collectDue && u.cfg.GiveUpPrevious && u.change.Reason == reasonNoSpace && u.running.Previous != nil {
@@ -274,9 +273,16 @@ func (u *Updater) collect(ctx context.Context) error {
 	return nil
 }
 
+// collected lets a change that was short of space try at once, before more is given up for it.
 func (u *Updater) collected(err error) error {
 	if err != nil {
 		u.cfg.Log.Error("artifacts cannot be collected", "error", err)
 	}
+	if c := u.change; c != nil && c.State == Paused && c.short() {
+		return u.move(Preflight, nil)
+	}
 	return nil
 }
+
+// short says that the change waits for space.
+func (c Change) short() bool { return c.Reason == reasonNoSpace || c.Reason == reasonFit }

@@ -35,8 +35,9 @@ type outcome struct {
 }
 
 // Run is the one writer: it brings the box to what the journal says, then
-// follows the wants until ctx ends, which is no error. It fails on a bug of
-// our own or a fault point. It may be called once.
+// follows the wants until ctx ends, which is no error. An end whose cause is not
+// context.Canceled counts as a crash against the change under way. Run fails on
+// a bug of our own or a fault point. It may be called once.
 func (u *Updater) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer close(u.done)
@@ -57,7 +58,7 @@ func (u *Updater) Run(ctx context.Context) error {
 			u.retryStore(err)
 		}
 		if ctx.Err() != nil {
-			return u.leave()
+			return u.leave(context.Cause(ctx))
 		}
 		err = u.event(ctx)
 	}
@@ -188,8 +189,8 @@ func (u *Updater) alarmed(ctx context.Context) error {
 		u.held = nil
 		return u.ended(o)
 	}
-	if u.change == nil || u.worker != nil {
-		return nil
+	if u.change == nil || u.worker != nil || !u.booted {
+		return nil // before the start is written down, the alarm is for trying that again
 	}
 	switch {
 	case u.change.State == Paused && u.change.Reason != reasonOperator:
@@ -226,10 +227,14 @@ func (u *Updater) work(ctx context.Context, name string, act func(context.Contex
 func (u *Updater) ended(o outcome) error {
 	dropped := u.worker != nil && u.worker.dropped
 	u.worker = nil
+	if err := u.catchUp(); err != nil {
+		return err
+	}
 	if fatal(o.err) {
 		return o.err
 	}
 	if dropped {
+		u.collectDue = u.collectDue || o.name == actCollect // it was cut off
 		u.adopt(o)
 		return nil
 	}
@@ -238,6 +243,18 @@ func (u *Updater) ended(o outcome) error {
 		u.held = &o
 	}
 	return err
+}
+
+// catchUp carries out the orders that waited for a collection.
+func (u *Updater) catchUp() error {
+	waited := u.afterwards
+	u.afterwards = nil
+	for _, a := range waited {
+		if err := u.obey(a); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // adopt gives a candidate that came up while its change was being cancelled to
@@ -286,15 +303,16 @@ func (u *Updater) record(o outcome) error {
 	return nil
 }
 
-// leave stops the worker and takes back the attempt that a stop on purpose would otherwise cost.
-func (u *Updater) leave() error {
+// leave stops the worker and takes back the attempt that a stop on purpose would
+// otherwise cost. A stop for another cause may be this change's fault: it counts.
+func (u *Updater) leave(cause error) error {
 	if u.worker != nil {
 		u.worker.cancel()
 		if o := <-u.stepped; fatal(o.err) {
 			return o.err
 		}
 	}
-	if u.change == nil {
+	if u.change == nil || !errors.Is(cause, context.Canceled) || !u.booted {
 		return nil
 	}
 	next := u.change.clone()

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"reflect"
+	"slices"
 	"time"
 
 	"github.com/bothy-edge/bothy/agent/store"
@@ -83,6 +84,9 @@ func (u *Updater) startRefresh(ctx context.Context) {
 func (u *Updater) settleOffer(r refreshed) error {
 	a := *u.offers.current
 	u.offers.current = nil
+	if u.unmarked {
+		u.raiseMarks()
+	}
 	var id uint64
 	var stored error
 	refusal, refused := errors.AsType[*trust.Refusal](r.err)
@@ -147,7 +151,7 @@ func (u *Updater) consider(o offered) (uint64, error) {
 	if isBad {
 		u.cfg.Log.Info("want ended badly before, not tried again", "change", b.Change, "counter", want.Counter)
 		if !b.Until.IsZero() {
-			u.offers.after(b.Until.Sub(u.cfg.Now()) + time.Second)
+			u.offers.after(b.rest(u.cfg.Now()) + time.Second)
 		}
 		return b.Change, u.giveWay()
 	}
@@ -161,6 +165,13 @@ func (u *Updater) consider(o offered) (uint64, error) {
 	u.tries = 0
 	return u.create(Change{State: Planned, Summary: want.String(), Want: want, From: o.place})
 }
+// whole says that these files lie here.
+func (u *Updater) whole(files []release.File) bool {
+	return !slices.ContainsFunc(files, func(f release.File) bool {
+		_, here := u.cfg.Fetcher.Have(f)
+		return !here
+	})
+}
 
 // runs says that nothing is to do for a want: it runs, its files lie here, and
 // no narrowing waits for a newer order to end it.
@@ -171,12 +182,7 @@ func (u *Updater) runs(want release.Want) bool {
 	if len(u.running.Narrowing) > 0 && want.Counter > u.running.Want.Counter {
 		return false
 	}
-	for _, f := range filesOf(want) {
-		if _, ok := u.cfg.Fetcher.Have(f); !ok {
-			return false
-		}
-	}
-	return true
+	return u.whole(filesOf(want))
 }
 
 // confirm stores the newer numbers of a want that runs already, and that the

@@ -54,6 +54,10 @@ func (u *Updater) obey(a ask) error {
 	var err error
 	switch a.kind {
 	case askPin, askUnpin, askDropPrevious:
+		if u.worker != nil && u.worker.name == actCollect {
+			u.afterwards = append(u.afterwards, a) // what is pinned may be going at this moment
+			return nil
+		}
 		err = u.keepOrder(a)
 	default:
 		err = u.order(a)

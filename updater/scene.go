@@ -114,6 +114,7 @@ func (s scene) policy(doc *release.Document) (Policy, error) {
 	}
 	// A disk that gives back other bytes must not widen anything.
 	if sum := sha256.Sum256(body); hex.EncodeToString(sum[:]) != doc.Primary().SHA256 {
+		s.cfg.Fetcher.Damaged(doc.Primary())
 		return Policy{}, fmt.Errorf("cannot use policy %s: its file %s is not what was signed; check the disk", doc.ID(), path)
 	}
 	return Policy{Name: doc.Name, Version: doc.Version, Document: body, LocalOnly: s.cfg.BelowMark(*doc)}, nil

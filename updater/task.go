@@ -49,16 +49,15 @@ func (t Task) label() string {
 
 // plan lists the tasks from what runs to the want. A model that stays gets a
 // new candidate all the same when the engine release that serves it changes. Candidates are prepared and
-// probed before anything that a request could notice; the policies are narrowed
+// probed before anything that a request could notice, and so does one whose files were lost; the policies are narrowed
 // to what both allow before the first model switches, and only then widened.
-func plan(running Running, want release.Want) []Task {
+func plan(running Running, c Change) []Task {
 	var tasks, switches []Task
-	// The same set again is a repair: its files were lost, so nothing of it can be trusted to serve.
-	repair := running.repairedBy(want)
+	want := c.Want
 	for _, alias := range slices.Sorted(maps.Keys(want.Models)) {
 		old, served := running.Want.Models[alias]
 		same := reflect.DeepEqual(old, want.Models[alias]) && reflect.DeepEqual(running.Want.EngineOf(alias), want.EngineOf(alias))
-		if served && !repair && same {
+		if served && same && !slices.Contains(c.Lost, alias) {
 			continue
 		}
 		tasks = append(tasks, Task{Name: taskPrepare, Alias: alias}, Task{Name: taskProbe, Alias: alias})
@@ -80,7 +79,7 @@ func plan(running Running, want release.Want) []Task {
 
 // beginSwitch stores the plan and the attempt before the first act.
 func (u *Updater) beginSwitch() error {
-	tasks := plan(u.running, u.change.Want)
+	tasks := plan(u.running, *u.change)
 	return u.move(Switching, func(c *Change) {
 		c.Tasks = tasks
 		c.Attempts++
@@ -103,6 +102,9 @@ func (u *Updater) nextTask(ctx context.Context) error {
 	u.work(ctx, "do "+t.label(), func(ctx context.Context) (uint64, error) {
 		ctx, cancel := context.WithTimeout(ctx, u.cfg.SwitchFor)
 		defer cancel()
+		if i == 0 {
+			u.cfg.Baseline()
+		}
 		return deeds()[t.Name].do(now, ctx, t)
 	})
 	return nil
@@ -215,7 +217,7 @@ func (u *Updater) nextUndo(ctx context.Context) error {
 		case Pending, Back:
 			continue
 		case Doing, Done:
-			if err := u.setTask(i, Reverse, nil); err != nil {
+			if err := u.setTask(i, Reverse, func(c *Change) { c.UndoAttempts = 0 }); err != nil {
 				return err
 			}
 		}

@@ -50,6 +50,9 @@ type Fetcher interface {
 	// Takes answers how many bytes of disk a fetch of it would still take: none
 	// for one that lies here, and what a fetch that began has taken does not count again.
 	Takes(f release.File) int64
+	// Damaged is told of a file that the disk gives back with other bytes: Have must
+	// not answer it any more, and a want is asked for again.
+	Damaged(f release.File)
 	// Keep removes everything but what these releases need.
 	Keep(ctx context.Context, docs []release.Document) error
 }
@@ -120,6 +123,9 @@ type Config struct {
 	// Govern is told, before files are fetched, what the fleet asks of the transfer; nil
 	// asks for nothing.
 	Govern func(t *release.Transfer)
+	// Baseline is called before a change touches anything that serves: what is
+	// unwell then is not its fault. Nil is for a Healthy that does not care.
+	Baseline func()
 	// Healthy is asked every WatchEvery during the watch; an error undoes the change. Nil is healthy.
 	Healthy func(ctx context.Context) error
 	// Installed raises the anti-rollback marks after a commit. Nil leaves them.
@@ -200,7 +206,9 @@ type Updater struct {
 	watched    time.Duration
 	tries      int
 	fetcher    Fetcher
-	imported   bool // fetcher is an import's
+	imported   bool  // fetcher is an import's
+	unmarked   bool  // the marks of what runs could not be raised yet
+	afterwards []ask // pins that wait for the end of a collection
 	goroutine  sync.WaitGroup
 }
 
@@ -244,6 +252,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.Govern == nil {
 		c.Govern = func(*release.Transfer) {}
+	}
+	if c.Baseline == nil {
+		c.Baseline = func() {}
 	}
 	if c.Healthy == nil {
 		c.Healthy = func(context.Context) error { return nil }

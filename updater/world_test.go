@@ -259,6 +259,8 @@ func (w *world) Have(f release.File) (string, bool) {
 	return w.blob(f), err == nil
 }
 
+func (w *world) Damaged(f release.File) { _ = os.Remove(w.blob(f)) }
+
 func (w *world) Takes(f release.File) int64 {
 	if _, ok := w.Have(f); ok {
 		return 0
@@ -406,6 +408,7 @@ type agent struct {
 	w    *world
 	db   *store.DB
 	stop context.CancelFunc
+	fail context.CancelCauseFunc // stops it because something else of the agent failed
 	err  chan error
 }
 
@@ -453,8 +456,8 @@ func (w *world) start(edit ...func(*Config)) *agent {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	ctx, stop := context.WithCancel(context.Background())
-	a := &agent{Updater: u, w: w, db: db, stop: stop, err: make(chan error, 1)}
+	ctx, fail := context.WithCancelCause(context.Background())
+	a := &agent{Updater: u, w: w, db: db, stop: func() { fail(nil) }, fail: fail, err: make(chan error, 1)}
 	go func() { a.err <- u.Run(ctx) }()
 	return a
 }
