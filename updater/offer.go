@@ -165,6 +165,7 @@ func (u *Updater) consider(o offered) (uint64, error) {
 	u.tries = 0
 	return u.create(Change{State: Planned, Summary: want.String(), Want: want, From: o.place})
 }
+
 // whole says that these files lie here.
 func (u *Updater) whole(files []release.File) bool {
 	return !slices.ContainsFunc(files, func(f release.File) bool {
