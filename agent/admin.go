@@ -311,6 +311,9 @@ func (b *box) importFolder(r *http.Request) (any, error) {
 	if info, err := os.Stat(q.Path); !filepath.IsAbs(q.Path) || err != nil || !info.IsDir() {
 		return nil, problem{http.StatusBadRequest, fmt.Errorf("cannot import from %q: the agent sees no folder there", q.Path), "name the fleet's folder, or a copy of its catalog, director and blobs"}
 	}
+	if _, err := os.Stat(filepath.Join(q.Path, "director")); err != nil {
+		return nil, problem{http.StatusBadRequest, fmt.Errorf("cannot import from %q: it holds no fleet: there is no folder director in it", q.Path), "name the fleet's folder, or what bothy fleet mirror wrote"}
+	}
 	from := refresher{b.trust, trust.Directory{Dir: q.Path, Device: b.identity.Device}}
 	files := fetcher{b.artifacts, b.views, []content.Source{content.Directory{Dir: q.Path}}, b.dropDamaged}
 	id, err := b.updater.Import(r.Context(), q.Path, from, files)

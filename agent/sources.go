@@ -206,7 +206,9 @@ func (o offering) Refresh(ctx context.Context) (release.Want, error) {
 		if err == nil || ctx.Err() != nil {
 			return want, err
 		}
-		o.log.Info("source of updates has nothing to install", "error", err)
+		if len(o.others) > 0 { // a single source's error is the answer itself
+			o.log.Info("source of updates has nothing to install", "error", err)
+		}
 		all = errors.Join(all, err)
 	}
 	return release.Want{}, all

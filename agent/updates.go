@@ -25,10 +25,16 @@ type refresher struct {
 func (r refresher) Refresh(ctx context.Context) (release.Want, error) {
 	want, err := r.client.Refresh(ctx, r.source)
 	if errors.Is(err, trust.ErrNotFound) && trust.CodeOf(err) == "" {
-		return want, hinted{errors.New("the fleet has nothing for this device yet"), "bothy fleet assign DIR --device NAME ALIAS=RELEASE, on the fleet's side"}
+		return want, hinted{nothingYet{err}, "bothy fleet assign DIR --device NAME ALIAS=RELEASE, on the fleet's side"}
 	}
 	return want, err
 }
+
+// nothingYet is an answer of the fleet, not a failure: no set was ever assigned here.
+type nothingYet struct{ error }
+
+func (nothingYet) Error() string   { return "the fleet has nothing for this device yet" }
+func (n nothingYet) Unwrap() error { return n.error }
 
 // hinted is an error that says what to type.
 type hinted struct {

@@ -107,7 +107,11 @@ func (u *Updater) settleOffer(r refreshed) error {
 		u.offers.tries = 0
 		u.offers.after(u.cfg.Every)
 	default:
-		u.cfg.Log.Warn("cannot look for a new want", "error", r.err)
+		tell := u.cfg.Log.Warn
+		if errors.Is(r.err, trust.ErrNotFound) {
+			tell = u.cfg.Log.Info // a fleet that has assigned nothing yet is no failure
+		}
+		tell("cannot look for a new want", "error", r.err)
 		u.offers.tries++
 		u.offers.after(u.backoff(u.offers.tries))
 	}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/ed25519"
 	"encoding/json"
@@ -59,8 +60,10 @@ func enrollCommand(o *options) *cobra.Command {
 			if err != nil || id == nil {
 				return folderHint(err)
 			}
-			key := id.Key.Public().(ed25519.PublicKey)
-			fmt.Fprintf(cmd.OutOrStdout(), "device %q of tenant %q is enrolled\ndevice key: %x\n", id.Device, id.Tenant, key)
+			fmt.Fprintf(cmd.OutOrStdout(), "device %q of tenant %q is enrolled\n", id.Device, id.Tenant)
+			if !isToken(raw) { // of a token the fleet knows the key, by the fingerprint that was shown
+				fmt.Fprintf(cmd.OutOrStdout(), "device key: %x\n", id.Key.Public().(ed25519.PublicKey))
+			}
 			fmt.Fprintln(os.Stderr, "bothy: hint: restart the agent if it is running, then look at `bothy status`")
 			return nil
 		},
@@ -200,8 +203,8 @@ func tellWaiting(cmd *cobra.Command, token enrolment.Token, pending enrolment.An
 		fmt.Fprintf(cmd.ErrOrStderr(), "waiting for %s: %s\n", token.Login(), trouble)
 		return
 	}
-	fmt.Fprintln(cmd.ErrOrStderr(), "waiting for approval", pending.Reason)
-	fmt.Fprintf(cmd.ErrOrStderr(), "bothy: hint: where the fleet is: bothy fleet enroll approve DIR %s\n", token.ID)
+	fmt.Fprintln(cmd.ErrOrStderr(), strings.TrimSpace("waiting for approval "+pending.Reason))
+	fmt.Fprintf(cmd.ErrOrStderr(), "bothy: hint: where the fleet is: bothy fleet enroll approve DIR %s\n", cmp.Or(token.Device, token.ID+" --device NAME"))
 }
 
 // ownState refuses to write into a state folder of somebody else. Root could, and the agent, which runs as the

@@ -45,7 +45,7 @@ func fleetACL() *cobra.Command {
 				return err
 			}
 			fmt.Fprintf(cmd.OutOrStdout(), "%s\n", filepath.Join(out, access.Configuration))
-			fmt.Fprintf(cmd.ErrOrStderr(), "bothy: hint: put \"include_dir %s\" into mosquitto.conf; the broker's user must be able to read that folder\n", out)
+			fmt.Fprintf(cmd.ErrOrStderr(), "bothy: hint: let mosquitto.conf have \"include_dir %s\", readable for the broker's user; then systemctl reload mosquitto\n", out)
 			return nil
 		},
 	}

@@ -15,6 +15,7 @@ import (
 	"github.com/bothy-edge/bothy/agent/store"
 	"github.com/bothy-edge/bothy/updater/enrolment"
 	"github.com/bothy-edge/bothy/updater/fleet"
+	"github.com/bothy-edge/bothy/updater/trust"
 )
 
 func fleetEnroll() *cobra.Command {
@@ -104,8 +105,8 @@ func enrollList() *cobra.Command {
 	return cmd
 }
 
-// enrolmentOf finds a token by its id, or by the name of the device that waits.
-func enrolmentOf(f *fleet.Fleet, dir, who string) (string, error) {
+// enrolmentOf finds a token in one of the states by its id, or by the name of its device.
+func enrolmentOf(f *fleet.Fleet, dir, who string, states ...string) (string, error) {
 	if enrolment.CheckTokenID(who) == nil {
 		return who, nil
 	}
@@ -113,13 +114,19 @@ func enrolmentOf(f *fleet.Fleet, dir, who string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	all = slices.DeleteFunc(all, func(e fleet.Enrolment) bool {
-		return e.Device != who || e.State != string(fleet.DevicePending)
-	})
-	if len(all) != 1 {
-		return "", withHint{fmt.Errorf("cannot choose an enrolment: %d wait for the name %q; want a token", len(all), who), "bothy fleet enroll list " + dir}
+	all = slices.DeleteFunc(all, func(e fleet.Enrolment) bool { return e.Device != who })
+	fits := slices.DeleteFunc(slices.Clone(all), func(e fleet.Enrolment) bool { return !slices.Contains(states, e.State) })
+	if len(fits) == 1 {
+		return fits[0].Token, nil
 	}
-	return all[0].Token, nil
+	err = fmt.Errorf("cannot choose an enrolment: there is no token for %q", who)
+	switch {
+	case len(fits) > 1:
+		err = fmt.Errorf("cannot choose an enrolment: %d boxes want the name %q; name the token", len(fits), who)
+	case len(all) > 0:
+		err = fmt.Errorf("cannot choose an enrolment: no box waits for the name %q; its token is %s", who, all[len(all)-1].State)
+	}
+	return "", withHint{err, "bothy fleet enroll list " + dir}
 }
 
 type approval struct {
@@ -174,7 +181,7 @@ func enrollApprove() *cobra.Command {
 // token is the one that is meant; a request from a file is taken in first.
 func (a approval) token(f *fleet.Fleet, args []string) (string, error) {
 	if a.request == "" {
-		return enrolmentOf(f, args[0], args[1])
+		return enrolmentOf(f, args[0], args[1], string(fleet.DevicePending))
 	}
 	raw, err := os.ReadFile(a.request)
 	if err != nil {
@@ -213,7 +220,7 @@ func enrollDeny() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			token, err := enrolmentOf(f, args[0], args[1])
+			token, err := enrolmentOf(f, args[0], args[1], string(fleet.DevicePending), "open")
 			if err != nil {
 				return err
 			}
@@ -261,10 +268,13 @@ func enrollRevoke() *cobra.Command {
 				return err
 			}
 			d, err := f.Retire(args[1])
+			if errors.Is(err, trust.ErrNotFound) {
+				return withHint{err, "bothy fleet status " + args[0]}
+			}
 			if err != nil {
 				return err
 			}
-			_, err = fmt.Fprintf(cmd.OutOrStdout(), "device %q is retired, %d certificates are revoked\n", d.Device, len(d.Issued))
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "device %q is retired, revoked: %s\n", d.Device, counted(len(d.Issued), "certificate"))
 			return err
 		},
 	}

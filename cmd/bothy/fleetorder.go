@@ -31,7 +31,7 @@ func fleetOrder() *cobra.Command {
 			"  pause, resume   stop a change that has not begun to switch, and let it go on\n  cancel          end the change that is under way\n" +
 			"  recheck         look for a new want now\n  report          send the state now\n" +
 			"  collect-logs    send the agent's last log lines (--arg lines=2000) to DIR/logs/;\n                  no prompts, no keys, nothing of the engines' logs",
-		Example: "  bothy fleet order /srv/fleet --device press-7 pause\n  bothy fleet order /srv/fleet --all collect-logs --wait 2m\n  bothy fleet order /srv/fleet --list",
+		Example: "  bothy fleet order /srv/fleet --device 'press-*' pause\n  bothy fleet order /srv/fleet --all collect-logs --wait 2m\n  bothy fleet order /srv/fleet --list",
 		Args: func(_ *cobra.Command, args []string) error {
 			if list {
 				return exactly("DIR")(nil, args)
@@ -47,9 +47,12 @@ func fleetOrder() *cobra.Command {
 				return usageError{fmt.Errorf("name the devices with either --device or --all")}
 			}
 			if all || len(devices) == 0 {
-				if devices, err = f.Devices(); err != nil {
-					return err
-				}
+				devices, err = f.Devices()
+			} else {
+				devices, err = devicesNamed(f, devices)
+			}
+			if err != nil {
+				return err
 			}
 			if all && !list {
 				if devices, err = withoutRetired(f, devices); err != nil {
@@ -60,6 +63,9 @@ func fleetOrder() *cobra.Command {
 				return listOrders(cmd.OutOrStdout(), f, devices, asJSON)
 			}
 			given, err := giveOrder(f, args[1], pairs, life, devices)
+			if len(given) == 0 && err != nil {
+				return err
+			}
 			if err == nil && wait > 0 {
 				given, err = awaitAnswers(cmd.Context(), f, given, wait)
 			}
@@ -70,7 +76,7 @@ func fleetOrder() *cobra.Command {
 		},
 	}
 	fl := cmd.Flags()
-	fl.StringArrayVar(&devices, "device", nil, "device; may be given again")
+	fl.StringArrayVar(&devices, "device", nil, "`DEVICE` or pattern; may be repeated")
 	fl.BoolVar(&all, "all", false, "every device that has a set and is not retired")
 	fl.DurationVar(&life, "expires", time.Hour, "how long the order holds")
 	fl.StringArrayVar(&pairs, "arg", nil, "argument as name=value; may be given again")

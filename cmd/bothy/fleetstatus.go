@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/json"
 	"fmt"
 	"io"
 	"os"
@@ -8,6 +9,7 @@ import (
 	"strings"
 	"text/tabwriter"
 	"time"
+	"unicode"
 
 	"github.com/mattn/go-isatty"
 	"github.com/spf13/cobra"
@@ -26,6 +28,9 @@ type fleetShown struct {
 
 // eventsShown is how many events the page of one device shows.
 const eventsShown = 10
+
+// eventWidth bounds the line of one event.
+const eventWidth = 160
 
 func fleetStatus() *cobra.Command {
 	var names []string
@@ -146,16 +151,16 @@ func printDevice(w io.Writer, v fleet.DeviceView, events []fleet.SeenEvent, now 
 	if s := v.State; s != nil {
 		out.line("runs", "%s", runsText(*s))
 		out.line("change", "%s", changeLine(s.Change))
-		out.line("agent", "%s, start %d, report %d, seen %s ago", s.Agent, s.Epoch, s.Seq, span(max(0, now.Sub(v.Seen))))
+		out.line("agent", "%s, started %s, report %d, seen %s ago", s.Agent, time.Unix(int64(s.Epoch), 0).Local().Format(time.DateTime), s.Seq, span(max(0, now.Sub(v.Seen))))
 		out.line("metadata", "catalog %d, director %d, want %d", s.Catalog.Snapshot, s.Director.Targets, s.Counter)
-		out.line("audit", "%s", s.Audit)
+		out.line("audit", "%s", auditText(s.Audit))
 		if !s.Certificate.IsZero() {
 			out.line("certificate", "until %s", s.Certificate.Format(time.DateOnly))
 		}
 		out.line("machine", "%s", machineText(s.Capacity))
 	}
 	for _, e := range events {
-		out.line(e.Came.Local().Format(time.DateTime), "%s %s", e.Kind, e.Body)
+		out.line(e.Came.Local().Format(time.DateTime), "%s", eventText(e))
 	}
 	if err := out.tw.Flush(); err != nil {
 		return err
@@ -168,6 +173,47 @@ func printDevice(w io.Writer, v fleet.DeviceView, events []fleet.SeenEvent, now 
 		fmt.Fprintf(w, "\n%s: %s%s\n  %s\n", f.Severity, f.ID, since, f.What)
 	}
 	return nil
+}
+
+// auditText is the end of the audit log, for people.
+func auditText(h report.Head) string {
+	if h.Seq == 0 && h.Hash == "" {
+		return "no records"
+	}
+	return h.String()
+}
+
+// eventText is one event for people. The body is the device's own word: what would move a cursor is taken out.
+func eventText(e fleet.SeenEvent) string {
+	var b struct {
+		Change                      uint64
+		State, Summary, Code, Error string
+		Number                      uint64
+		Kind, Outcome, Detail       string
+		Part, Parts                 int
+	}
+	text := e.Kind + " " + string(e.Body)
+	if err := json.Unmarshal(e.Body, &b); err == nil {
+		switch {
+		case e.Kind == "change" && b.State != "":
+			text = fmt.Sprintf("change %d %s", b.Change, joined(b.State, b.Summary, b.Code, b.Error))
+		case e.Kind == "order" && b.Outcome != "":
+			text = fmt.Sprintf("order %d %s", b.Number, joined(b.Kind, b.Outcome, b.Detail))
+		case e.Kind == "logs":
+			text = fmt.Sprintf("logs for order %d, part %d of %d", b.Number, b.Part+1, b.Parts)
+		}
+	}
+	return shortened(strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return ' '
+		}
+		return r
+	}, text), eventWidth)
+}
+
+// joined puts what there is behind one another.
+func joined(words ...string) string {
+	return strings.Join(slices.DeleteFunc(words, func(w string) bool { return w == "" }), ": ")
 }
 
 func changeLine(c *report.Change) string {

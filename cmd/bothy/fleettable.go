@@ -162,7 +162,10 @@ func countDevices(all []fleet.DeviceView) fleetCounts {
 
 // String is the summary above a table.
 func (c fleetCounts) String() string {
-	return fmt.Sprintf("%d devices: %d run what they shall, %d online, %d critical, %d with warnings", c.Devices, c.Done, c.Online, c.Critical, c.Warning)
+	if c.Devices == 0 {
+		return "no devices yet; bothy fleet enroll token DIR --device NAME"
+	}
+	return fmt.Sprintf("%s: %d run what they shall, %d online, %d critical, %d with warnings", counted(c.Devices, "device"), c.Done, c.Online, c.Critical, c.Warning)
 }
 
 // deviceTable is the table of all devices; height above 0 bounds its lines, the
@@ -187,4 +190,12 @@ func deviceTable(all []fleet.DeviceView, now time.Time, width, height int) []str
 		lines = append(lines, shortened(fmt.Sprintf("and %d more", n), max(width, 12)))
 	}
 	return lines
+}
+
+// counted is a number with its noun, which takes an s.
+func counted(n int, noun string) string {
+	if n != 1 {
+		noun += "s"
+	}
+	return fmt.Sprintf("%d %s", n, noun)
 }

@@ -38,7 +38,7 @@ const anyone = "%u"
 func (s Site) DeviceACL() string {
 	t := wire.Topics{Tenant: s.Tenant, Device: anyone}
 	var b strings.Builder
-	fmt.Fprintf(&b, "# Written by bothy fleet acl; changes are lost. Users are common names of certificates.\nuser %s\ntopic readwrite %s\n", s.Depot, t.All())
+	fmt.Fprintf(&b, "# Written by bothy fleet acl; changes are lost. Users are common names of certificates.\n# Mosquitto warns of patterns without %%u; these two are for every device.\nuser %s\ntopic readwrite %s\n", s.Depot, t.All())
 	for _, device := range slices.Sorted(maps.Keys(s.Files)) {
 		if len(s.Files[device]) == 0 {
 			continue

@@ -1,6 +1,7 @@
 package depot
 
 import (
+	"context"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -67,7 +68,7 @@ func EmbeddedBroker(o BrokerOptions) (*Broker, error) {
 	// The default queues 8,192 messages a client: at 240 KiB a frame, 2 GB for one slow device.
 	caps.MaximumClientWritesPending = 256
 	s := mochi.New(&mochi.Options{
-		Capabilities: caps, Logger: o.Log,
+		Capabilities: caps, Logger: slog.New(quiet{o.Log.Handler()}),
 		ClientNetReadBufferSize: 64 << 10, ClientNetWriteBufferSize: 64 << 10,
 	})
 	rule := &access{root: "bothy/1/" + o.Tenant + "/", operator: o.Depot, login: o.Login, admit: o.Admit, hears: o.Hears, log: o.Log}
@@ -87,6 +88,20 @@ func EmbeddedBroker(o BrokerOptions) (*Broker, error) {
 	}
 	return b, nil
 }
+
+// quiet keeps the broker's library to errors: it warns of every connection that ends, with the whole packet.
+type quiet struct{ slog.Handler }
+
+// Enabled implements slog.Handler.
+func (q quiet) Enabled(ctx context.Context, l slog.Level) bool {
+	return l >= slog.LevelError && q.Handler.Enabled(ctx, l)
+}
+
+// WithAttrs implements slog.Handler.
+func (q quiet) WithAttrs(attrs []slog.Attr) slog.Handler { return quiet{q.Handler.WithAttrs(attrs)} }
+
+// WithGroup implements slog.Handler.
+func (q quiet) WithGroup(name string) slog.Handler { return quiet{q.Handler.WithGroup(name)} }
 
 // sweep disconnects whoever is not admitted any more.
 func (b *Broker) sweep(rule *access) {
