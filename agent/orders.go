@@ -123,7 +123,7 @@ func (o *orders) take(ctx context.Context, raw []byte) {
 		default:
 		}
 	case trust.CodeOf(err) == trust.Rollback && (order.Number == o.trust.OrderMark() || o.had(order.Number)):
-		// The depot repeats it until it hears that we have it.
+		o.answerAgain(order.Number)
 	case trust.CodeOf(err) != "":
 		o.refuse(raw, order, err)
 	case err != nil && order.Number == 0:
@@ -136,12 +136,36 @@ func (o *orders) take(ctx context.Context, raw []byte) {
 }
 
 // had says that an order was taken, and not passed over for one with a higher number.
-func (o *orders) had(number uint64) (found bool) {
+func (o *orders) had(number uint64) bool {
+	_, found := o.recorded(number)
+	return found
+}
+
+func (o *orders) recorded(number uint64) (r orderRecord, found bool) {
 	err := o.db.View(func(tx *store.Tx) (err error) {
-		_, found, err = orderTable().Get(tx, store.Key(number))
+		r, found, err = orderTable().Get(tx, store.Key(number))
 		return err
 	})
-	return err == nil && found
+	return r, err == nil && found
+}
+
+// answerAgain is for an order that the depot repeats although it was answered: a
+// broker acknowledges an answer also when no depot is there to hear it. Anybody
+// who has the broker can repeat an order, so it has a pace.
+func (o *orders) answerAgain(number uint64) {
+	r, found := o.recorded(number)
+	if !found || r.Answer.Outcome == "" {
+		return
+	}
+	if waiting, err := o.outbox.Waiting(); err != nil || waiting > 0 {
+		return // it may be among them
+	}
+	if o.telling.take(o.now()) > 0 {
+		return
+	}
+	if _, err := o.outbox.Add(report.AnswerEvent, r.Answer); err != nil {
+		o.log.Error("order not answered again", "order", number, "error", err)
+	}
 }
 
 // obey carries out an accepted order: recorded, then done, then answered.

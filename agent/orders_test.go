@@ -273,3 +273,37 @@ func TestOlderOrderIsRefusedOnlyIfItNeverCame(t *testing.T) {
 	o.take(t.Context(), ordered(t, 6, release.OrderPause))
 	wantAnswers(t, o, append(taken, report.Answer{Number: 6, Kind: release.OrderPause, Outcome: report.Refused, Code: "rollback", Detail: "order refused (rollback): 7 is taken"})...)
 }
+
+// The broker acknowledged the answer while no depot was there; the depot repeats the order until it has one.
+func TestRepeatedOrderIsAnsweredAgainInItsPace(t *testing.T) {
+	o, _ := orderBox(t)
+	now := time.Date(2030, 1, 1, 0, 0, 0, 0, time.UTC)
+	o.now = func() time.Time { return now }
+	acted := 0
+	o.acts[release.OrderPause] = func(context.Context, release.Order) (string, error) { acted++; return "paused", nil }
+	delivered := func() (n int) {
+		n = len(waiting[report.Answer](t, o.db, report.AnswerEvent))
+		if err := o.db.Update(func(tx *store.Tx) error { return store.Table[json.RawMessage]{Name: mqtt.OutboxTable}.Trim(tx, 0) }); err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	repeat := func() { o.take(t.Context(), ordered(t, 5, release.OrderPause)) }
+	repeat()
+	repeat()
+	if n := delivered(); n != 1 {
+		t.Fatalf("%d answers wait while the first is not delivered, want that one", n)
+	}
+	again := 0
+	for range 100 {
+		repeat()
+		again += delivered()
+	}
+	if want := refusalPace().burst; again != want || acted != 1 {
+		t.Errorf("answered again %d times and carried out %d times, want %d and once", again, acted, want)
+	}
+	now = now.Add(refusalPace().every)
+	if repeat(); delivered() != 1 {
+		t.Error("not answered later")
+	}
+}

@@ -27,6 +27,12 @@ const retiredFile = "retired.json"
 // farewellLimit is how long a retired box tries to tell its fleet. Nothing but its identity is left then.
 const farewellLimit = time.Hour
 
+// How long one question to the depot may take, and the pause before the next.
+const (
+	depotPatience = 30 * time.Second
+	depotPause    = time.Second
+)
+
 // retireStage is how far a retirement came. The values are stored.
 type retireStage string
 
@@ -214,7 +220,8 @@ func (o Options) farewell(ctx context.Context, r retirement) error {
 	return nil
 }
 
-// tellRetired returns once the broker has acknowledged the answer to the order.
+// tellRetired returns once the broker has acknowledged the answer to the order,
+// with a depot there to hear it.
 func (o Options) tellRetired(ctx context.Context, id trust.Identity, r retirement) error {
 	db, found, err := store.Open(ctx, store.Options{Path: filepath.Join(o.Config.State, "bothy.db"), Log: o.Log, Check: store.CheckIn(o.Self, "store-check")})
 	if err != nil {
@@ -226,6 +233,9 @@ func (o Options) tellRetired(ctx context.Context, id trust.Identity, r retiremen
 		return err
 	}
 	defer l.bulk.Close()
+	if err := l.awaitDepot(ctx); err != nil {
+		return err
+	}
 	if n, err := l.outbox.Waiting(); err != nil || n == 0 { // a start before this one may have put it there
 		a := report.Answer{Number: r.Order, Kind: release.OrderWipe, Outcome: report.Done, Detail: "models, policies and the store are removed; the identity goes next"}
 		if _, err := l.outbox.Add(report.AnswerEvent, a); err != nil {
@@ -233,6 +243,26 @@ func (o Options) tellRetired(ctx context.Context, id trust.Identity, r retiremen
 		}
 	}
 	return l.deliver(ctx)
+}
+
+// awaitDepot returns once the depot answers a request. A broker acknowledges a
+// report also when nobody hears it, and of this one there is no second: without
+// it the fleet would never revoke the box.
+func (l *link) awaitDepot(ctx context.Context) error {
+	for {
+		attempt, cancel := context.WithTimeout(ctx, depotPatience)
+		_, err := l.Metadata(attempt, trust.Director, "timestamp.json", 1<<20)
+		cancel()
+		if err == nil || errors.Is(err, trust.ErrNotFound) {
+			return nil
+		}
+		l.log.Info("nobody is there to be told that this box is retired", "error", err)
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(depotPause):
+		}
+	}
 }
 
 // deliver connects until every event is acknowledged.

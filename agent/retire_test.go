@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"io/fs"
 	"log/slog"
@@ -9,10 +10,15 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
+	"github.com/bothy-edge/bothy/internal/parts"
+	"github.com/bothy-edge/bothy/updater/fleet/depot"
 	"github.com/bothy-edge/bothy/updater/fleet/fleettest"
+	"github.com/bothy-edge/bothy/updater/mqtt"
+	"github.com/bothy-edge/bothy/updater/mqtt/wire"
 )
 
 // furnished is a state folder as an enrolled box that serves has it.
@@ -174,6 +180,69 @@ func TestBoxThatCannotReachItsFleetIsWipedInTheEnd(t *testing.T) {
 		}
 		if err := o.farewell(t.Context(), retirement{At: began}); err != nil {
 			t.Errorf("an identity that is damaged or gone: got %v, want to go on", err)
+		}
+	}
+}
+
+// The broker acknowledges what nobody hears, and there is no second word after the key is gone.
+func TestRetiredBoxTellsItsFleetWhenADepotIsThere(t *testing.T) {
+	broker := parts.Mosquitto(t)
+	f := fleettest.Make(t, broker.URL)
+	o := Options{Config: Config{State: t.TempDir()}, Log: slog.New(slog.DiscardHandler)}
+	id := fleettest.Enrol(t, f, filepath.Join(o.Config.State, IdentityFolder), "box")
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	var group sync.WaitGroup
+	defer group.Wait()
+	defer cancel()
+	topics, heard := wire.Topics{Tenant: id.Tenant, Device: id.Device}, make(chan mqtt.Message, 64)
+	ear, err := mqtt.New(mqtt.Config{Broker: broker.URL, ClientID: "ear", Subscriptions: []mqtt.Subscription{
+		{Filter: topics.Event(), QoS: 1, Handle: mqtt.Into(heard)}, {Filter: topics.Requests(id.Depot), Handle: mqtt.Into(heard)},
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	group.Go(func() { _ = ear.Run(ctx) })
+	if err := ear.Wait(ctx); err != nil {
+		t.Fatal(err)
+	}
+	// What a depot that is gone has left at the broker.
+	info, err := json.Marshal(mqtt.Info{V: 1, FrameMax: 16 << 10, WindowMax: 1 << 20, Epoch: 1, Cast: []mqtt.Cast{}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := ear.Publish(ctx, topics.Info(id.Depot), 1, true, info); err != nil {
+		t.Fatal(err)
+	}
+	said := make(chan error, 1)
+	group.Go(func() { said <- o.farewell(ctx, retirement{At: time.Now(), Order: 7}) })
+	// It asks twice whether somebody is there before it says anything.
+	for asked := 0; asked < 2; {
+		select {
+		case m := <-heard:
+			if m.Topic == topics.Event() {
+				t.Fatal("it told the broker while no depot was there")
+			}
+			asked++
+		case <-ctx.Done():
+			t.Fatalf("it asked %d times", asked)
+		}
+	}
+	told := make(chan depot.Report, 64)
+	group.Go(func() {
+		_ = depot.Serve(ctx, depot.Config{Fleet: f, Tenant: id.Tenant, Depot: id.Depot, Session: mqtt.Config{Broker: broker.URL}, FrameMax: 16 << 10,
+			Reports: func(r depot.Report) { told <- r }})
+	})
+	for {
+		select {
+		case r := <-told:
+			if r.Kind == "event" && strings.Contains(string(r.Payload), "payload") {
+				if err := <-said; err != nil {
+					t.Error(err)
+				}
+				return
+			}
+		case <-ctx.Done():
+			t.Fatal("the depot heard nothing")
 		}
 	}
 }

@@ -26,8 +26,8 @@ func fleetOrder() *cobra.Command {
 	var life, wait time.Duration
 	cmd := &cobra.Command{
 		Use: "order DIR (pause|resume|cancel|recheck|report|collect-logs)", Short: "Give devices a signed order, or list the orders",
-		Long: "Sign an order to devices. The depot (bothy fleet serve) sends it until the device has\n" +
-			"it or it expires; a device carries out each order at most once.\n\n" +
+		Long: "Sign an order to devices. The depot (bothy fleet serve) sends it until the device\n" +
+			"answers or it expires; a device carries out each order at most once.\n\n" +
 			"  pause, resume   stop a change that has not begun to switch, and let it go on\n  cancel          end the change that is under way\n" +
 			"  recheck         look for a new want now\n  report          send the state now\n" +
 			"  collect-logs    send the agent's last log lines (--arg lines=2000) to DIR/logs/;\n                  no prompts, no keys, nothing of the engines' logs",

@@ -59,7 +59,23 @@ type orderBook struct {
 // sentOrder is a record with what is sent.
 type sentOrder struct {
 	OrderRecord
-	Envelope json.RawMessage `json:"envelope,omitempty"` // none any more once it is taken or answered
+	Envelope json.RawMessage `json:"envelope,omitempty"` // none any more once it is answered
+}
+
+// askAgain is how long after its expiry an order is sent to a device that took
+// it: it does nothing again, but answer. A broker acknowledges an answer also
+// when no depot hears it.
+const askAgain = 7 * day
+
+// until is when the order is sent for the last time.
+func (o sentOrder) until() time.Time {
+	switch {
+	case o.Outcome != "" || len(o.Envelope) == 0:
+		return time.Time{}
+	case o.Taken:
+		return o.Expires.Add(askAgain)
+	}
+	return o.Expires
 }
 
 func (f *Fleet) orderPath(device string) string {
@@ -82,7 +98,7 @@ func (f *Fleet) orderBook(device string) (orderBook, error) {
 }
 
 // Order signs an order to each of the devices with the director's targets key.
-// The depot sends it until the device has it or it expires, life from now.
+// The depot sends it until the device has answered or it expires, life from now.
 // Numbers only rise, also in a folder that was put back from an older copy.
 func (f *Fleet) Order(kind release.OrderKind, args map[string]string, life time.Duration, devices ...string) ([]OrderRecord, error) {
 	if life < orderLifeMin || life > orderLifeMax {
@@ -126,7 +142,8 @@ func (f *Fleet) give(o release.Order, now time.Time, sign func(release.Order) ([
 	if err != nil {
 		return OrderRecord{}, err
 	}
-	if open := len(b.outstanding(now)); open >= ordersOpen {
+	wait := slices.DeleteFunc(slices.Clone(b.Orders), func(o sentOrder) bool { return o.Taken || !now.Before(o.until()) })
+	if open := len(wait); open >= ordersOpen {
 		return OrderRecord{}, fmt.Errorf("%d orders wait for it already; they end with their expiry", open)
 	}
 	// The clock is the floor: a folder from an older copy must not give numbers that the device has seen.
@@ -149,11 +166,11 @@ func (f *Fleet) saveOrders(b orderBook) error {
 func (b orderBook) outstanding(now time.Time) []release.SealedOrder {
 	var open []release.SealedOrder
 	for _, o := range b.Orders {
-		if !o.Taken && o.Outcome == "" && now.Before(o.Expires) && len(o.Envelope) > 0 {
-			open = append(open, release.SealedOrder{Number: o.Number, Expires: o.Expires, Envelope: compact(o.Envelope)})
+		if until := o.until(); now.Before(until) {
+			open = append(open, release.SealedOrder{Number: o.Number, Expires: until, Envelope: compact(o.Envelope)})
 		}
 	}
-	return open
+	return open[max(0, len(open)-ordersOpen):]
 }
 
 // compact undoes the indentation of the book; the signature is over what is inside.
@@ -313,7 +330,9 @@ func (f *Fleet) settleOrders(device string, change func(*sentOrder) bool) error 
 	for i := range b.Orders {
 		if change(&b.Orders[i]) {
 			changed = true
-			b.Orders[i].Envelope = nil
+			if b.Orders[i].Outcome != "" {
+				b.Orders[i].Envelope = nil
+			}
 		}
 	}
 	if !changed {

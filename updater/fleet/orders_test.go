@@ -130,7 +130,7 @@ func TestNumbersRiseAlsoInAnOldCopyOfTheFolder(t *testing.T) {
 	}
 }
 
-func TestOrderIsSentUntilTheDeviceHasItOrItExpires(t *testing.T) {
+func TestOrderIsSentUntilTheDeviceAnswersOrItExpires(t *testing.T) {
 	for name, c := range map[string]struct {
 		end  func(t *testing.T, f *Fleet, key ed25519.PrivateKey, number uint64) error
 		open bool
@@ -141,7 +141,15 @@ func TestOrderIsSentUntilTheDeviceHasItOrItExpires(t *testing.T) {
 		}, false},
 		"taken": {func(t *testing.T, f *Fleet, key ed25519.PrivateKey, number uint64) error {
 			return reported(t, f, key, "press-7", "state", report.State{Schema: 1, Device: "press-7", Seq: 1, Order: number})
+		}, true},
+		"taken, long ago": {func(t *testing.T, f *Fleet, key ed25519.PrivateKey, number uint64) error {
+			f.Now = func() time.Time { return noon().Add(time.Hour + askAgain) }
+			return reported(t, f, key, "press-7", "state", report.State{Schema: 1, Device: "press-7", Seq: 1, Order: number})
 		}, false},
+		"taken, expired and not answered": {func(t *testing.T, f *Fleet, key ed25519.PrivateKey, number uint64) error {
+			f.Now = func() time.Time { return noon().Add(time.Hour) }
+			return reported(t, f, key, "press-7", "state", report.State{Schema: 1, Device: "press-7", Seq: 1, Order: number})
+		}, true},
 		"answered": {func(t *testing.T, f *Fleet, key ed25519.PrivateKey, number uint64) error {
 			return reported(t, f, key, "press-7", "event", event(t, "press-7", report.AnswerEvent, report.Answer{Number: number, Outcome: report.Done}))
 		}, false},
