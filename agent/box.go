@@ -124,15 +124,16 @@ func (b *box) openRuntime(context.Context) error {
 		return fmt.Errorf("cannot number generations: %w", err)
 	}
 	kinds, usual := adapters(b.o.Config.Engines, b.o.Self)
+	b.engines = &engines{kinds: kinds, usual: usual, threads: b.o.Config.Engines.Threads, views: b.views, damaged: b.dropDamaged}
 	b.supervisor = runtime.New(runtime.Config{
-		Dir: b.path("engines"), Adapters: kinds, Log: b.log, NextGeneration: numbers.take, Fit: runtime.FitsHost,
+		Dir: b.path("engines"), Adapters: kinds, Log: b.log, NextGeneration: numbers.take, Fit: runtime.FitsHost, Whole: b.engines.whole,
 	})
+	b.engines.supervisor = b.supervisor
 	b.closing("engines", func() error {
 		ctx, cancel := context.WithTimeout(context.Background(), engineLimit)
 		defer cancel()
 		return b.supervisor.Close(ctx)
 	})
-	b.engines = &engines{supervisor: b.supervisor, kinds: kinds, usual: usual, threads: b.o.Config.Engines.Threads, views: b.views, damaged: b.dropDamaged}
 	b.gpu = gpu.New(gpu.Config{RuntimeDir: b.o.Config.Runtime, Log: b.log})
 	return nil
 }

@@ -78,15 +78,28 @@ func (e *engines) placeModel(spec *runtime.Spec, model updater.Held) error {
 	return nil
 }
 
-// view lays a release out. An artifact that turns out to be damaged is dropped, so that the next look for a want
-// fetches it again.
+// view lays a release out.
 func (e *engines) view(h updater.Held) (string, error) {
 	dir, err := e.views.Make(h.Document, h.Files)
-	var d *view.Damage
-	if errors.As(err, &d) && e.damaged != nil {
+	return dir, e.dropped(err)
+}
+
+// whole looks again at the views that an engine is about to start from.
+func (e *engines) whole(spec runtime.Spec) error {
+	if p := spec.Program; p != nil {
+		if err := e.views.Again(p.Path); err != nil {
+			return e.dropped(err)
+		}
+	}
+	return e.dropped(e.views.Again(spec.Files[0]))
+}
+
+// dropped has an artifact that turned out to be damaged dropped, so that it is fetched again.
+func (e *engines) dropped(err error) error {
+	if d, damaged := errors.AsType[*view.Damage](err); damaged && e.damaged != nil {
 		e.damaged(d.SHA256)
 	}
-	return dir, err
+	return err
 }
 
 // filesIn names the files of a release that is laid out in dir.

@@ -183,6 +183,33 @@ func TestDamageIsAskedForAtOnce(t *testing.T) {
 	}
 }
 
+func TestAnEngineThatWasChangedIsNotStartedAgain(t *testing.T) {
+	b := cabinet(t, "")
+	engine, model := b.installed(t, engineRelease()), b.installed(t, modelOf(release.File{Path: "m.gguf"}))
+	spec, err := b.engines.placed("a", updater.Served{Model: model, Engine: &engine})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := b.engines.whole(spec); err != nil {
+		t.Fatal(err)
+	}
+	library := engine.Files[2]
+	raw, err := os.ReadFile(library)
+	if err != nil {
+		t.Fatal(err)
+	}
+	raw[0] ^= 1
+	if err := errors.Join(os.Chmod(library, 0o600), os.WriteFile(library, raw, 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.engines.whole(spec); err == nil || !strings.Contains(err.Error(), "is not what was signed") {
+		t.Errorf("got %v, want the damage", err)
+	}
+	if b.artifacts.Has(engine.Document.Files[2].SHA256) {
+		t.Error("want the damaged artifact gone, to be fetched again")
+	}
+}
+
 func TestAWantIsHeldAgainstItsEngine(t *testing.T) {
 	llama := filepath.Join(t.TempDir(), "llama-server")
 	if err := os.WriteFile(llama, []byte("#!/bin/sh\necho 'version: 6000 (abcdef)' >&2\n"), 0o755); err != nil {

@@ -73,6 +73,14 @@ func (r *runner) run(ctx context.Context) {
 }
 
 func (r *runner) live(ctx context.Context) error {
+	if whole := r.cfg.Whole; whole != nil {
+		if err := whole(r.g.spec); err != nil {
+			return err
+		}
+	}
+	if ctx.Err() != nil {
+		return errEnded
+	}
 	p, err := r.cfg.Launcher.Launch(r.order)
 	if err != nil {
 		return err

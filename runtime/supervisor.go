@@ -56,6 +56,7 @@ type Config struct {
 	Now            func() time.Time // nil: time.Now
 	Jitter         func() float64   // in [0,1); nil: random
 	NextGeneration func() uint64    // numbers that are never handed out twice, also after a restart; nil: 1, 2, 3...
+	Whole          func(Spec) error // asked before every start of an engine, restarts too: its files are what was signed; nil: they are
 	Fit            func(Spec) error // asked before a candidate is started; nil: always fits
 
 	StartTimeout  time.Duration // 3m: from launch to the first real answer

@@ -487,3 +487,26 @@ func TestRefusals(t *testing.T) {
 		t.Errorf("got %+v for an unknown alias, want absent", st)
 	}
 }
+
+func TestFilesAreLookedAtBeforeEveryStart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		looks, damaged := 0, false
+		b := newBench(t, Config{Whole: func(Spec) error {
+			if looks++; damaged {
+				return errors.New("it is not what was signed")
+			}
+			return nil
+		}}, func(n int) *fakeProcess { return &fakeProcess{lives: time.Minute} })
+		defer b.shut(t)
+		start(t, b)
+		if err := b.EnsureReady(t.Context(), "m"); err != nil || looks != 1 {
+			t.Fatalf("got %v after %d looks, want one look and an answer", err, looks)
+		}
+		damaged = true
+		<-time.After(2 * time.Minute)
+		st := b.Status()[0]
+		if b.launches() != 1 || looks < 2 || !strings.Contains(st.Error, "not what was signed") {
+			t.Errorf("got %d starts, %d looks, %q: want no start of what was changed, and why", b.launches(), looks, st.Error)
+		}
+	})
+}

@@ -6,7 +6,8 @@
 // another name, checked, made durable and renamed. What an engine may execute is
 // a copy with that mode, so that an artifact itself stays a plain file. Make
 // hashes the files of an engine release every time, unless the file system says
-// that nobody touched them since the last; a view that holds anything else than
+// that nobody touched them since the last, and Again does before an engine is
+// restarted; a view that holds anything else than
 // its release is made anew. A name for the view that is
 // derived from the document's digest keeps two releases apart for good.
 //
@@ -59,6 +60,13 @@ type Store struct {
 
 	mu   sync.Mutex
 	seen map[string]stamp // path -> as it was when its bytes were last found right
+	made map[string]made  // name of a view -> what it was made of
+}
+
+// made is what Make was called with.
+type made struct {
+	doc   release.Document
+	files []string
 }
 
 // stamp is what a file system changes whenever a file is written to. The time of the last change of state cannot be
@@ -74,7 +82,7 @@ func Open(dir string) (*Store, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return nil, fmt.Errorf("cannot open the folder of views: %w", err)
 	}
-	v := &Store{dir: dir, seen: map[string]stamp{}}
+	v := &Store{dir: dir, seen: map[string]stamp{}, made: map[string]made{}}
 	if err := v.each(func(name string) error {
 		if !strings.HasPrefix(name, tmpPrefix) {
 			return nil
@@ -116,7 +124,27 @@ func (v *Store) Make(doc release.Document, files []string) (string, error) {
 	if err := v.make(doc, files, dir); err != nil {
 		return "", fmt.Errorf("cannot lay out release %s: %w", doc.ID(), err)
 	}
+	v.made[filepath.Base(dir)] = made{doc, files}
 	return dir, nil
+}
+
+// Again is Make of the view that a path lies in, as it was last made by this
+// Store: an engine that starts anew must not run what was changed meanwhile. A
+// path that lies in no such view is none of its business.
+func (v *Store) Again(path string) error {
+	rel, err := filepath.Rel(v.dir, path)
+	if err != nil {
+		return nil // one of them is relative
+	}
+	name, _, _ := strings.Cut(rel, string(filepath.Separator))
+	v.mu.Lock()
+	m, known := v.made[name]
+	v.mu.Unlock()
+	if !known {
+		return nil
+	}
+	_, err = v.Make(m.doc, m.files)
+	return err
 }
 
 func (v *Store) make(doc release.Document, files []string, dir string) error {
@@ -248,6 +276,9 @@ func (v *Store) checkFile(doc release.Document, f release.File, path, artifact s
 		}
 	default:
 		there, err := os.Stat(artifact)
+		if errors.Is(err, fs.ErrNotExist) {
+			return v.verify(f, path) // lost: this link of it may be the last
+		}
 		if err != nil {
 			return err
 		}
@@ -319,6 +350,7 @@ func (v *Store) Keep(docs []release.Document) error {
 // discard takes a view apart. It loses its name first, so that no half view can be seen. Engines that run from it go on.
 func (v *Store) discard(name string) error {
 	path := filepath.Join(v.dir, name)
+	delete(v.made, name)
 	if _, err := os.Lstat(path); errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}

@@ -262,3 +262,41 @@ func write(t *testing.T, path, text string, mode fs.FileMode) {
 	t.Helper()
 	must(t, os.WriteFile(path, []byte(text), mode))
 }
+
+func TestAViewIsLookedAtAgainBeforeARestart(t *testing.T) {
+	s := newShelf(t)
+	doc, files := s.engine()
+	dir := s.make(doc, files)
+	program := filepath.Join(dir, "bin/server")
+	must(t, s.views.Again(program))
+	must(t, os.Chmod(program, 0o755))
+	must(t, os.WriteFile(program, []byte("changed by somebody....."), 0o755))
+	must(t, s.views.Again(program))
+	if raw, err := os.ReadFile(program); err != nil || string(raw) != "weights of bin/server" {
+		t.Errorf("got %q, %v, want the program made anew from its artifact", raw, err)
+	}
+	library := filepath.Join(dir, "lib/libx.so")
+	must(t, os.Chmod(library, 0o600))
+	must(t, os.WriteFile(library, []byte("weights of lib/evil.so"), 0o600))
+	var d *Damage
+	if err := s.views.Again(program); !errors.As(err, &d) || d.Path != "lib/libx.so" {
+		t.Errorf("got %v, want the damage of the artifact", err)
+	}
+	must(t, s.views.Again("/usr/bin/llama-server")) // of the box itself
+	must(t, s.views.Keep(nil))
+	must(t, s.views.Again(program))
+	if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("got %v, want no view made anew of a release that nothing keeps", err)
+	}
+}
+
+func TestAViewOutlivesALostArtifact(t *testing.T) {
+	s := newShelf(t)
+	doc, files := s.model("m-00001-of-00002.gguf", "m-00002-of-00002.gguf")
+	dir := s.make(doc, files)
+	must(t, os.Remove(files[1]))
+	must(t, s.views.Again(filepath.Join(dir, "m-00001-of-00002.gguf")))
+	if raw, err := os.ReadFile(filepath.Join(dir, "m-00002-of-00002.gguf")); err != nil || len(raw) == 0 {
+		t.Errorf("got %q, %v, want the view as it was", raw, err)
+	}
+}
