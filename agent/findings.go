@@ -62,23 +62,34 @@ func modelFinding(m runtime.AliasStatus) (Finding, bool) {
 }
 
 func policyFindings(s Status, _ time.Time) []Finding {
-	if s.Policy.Broken == "" {
-		return nil
+	switch p := s.Policy; {
+	case p.Broken != "":
+		return []Finding{{"policy-broken", HealthCritical, p.Broken, "nothing leaves this box, and nothing that the policy denies is denied", "bothy update check, which brings it again"}}
+	case p.Older != "":
+		return []Finding{{"policy-older", HealthWarning, "policy " + p.Older + " is older than one that ran here", "nothing leaves this box", "assign a newer policy: bothy fleet assign, on the fleet's side"}}
 	}
-	return []Finding{{"policy-broken", HealthCritical, s.Policy.Broken, "nothing leaves this box, and nothing that the policy denies is denied", "bothy update check, which brings it again"}}
+	return nil
 }
 
-func updateFindings(s Status, _ time.Time) []Finding {
-	u := s.Update
+func updateFindings(s Status, _ time.Time) (all []Finding) {
+	if f, bad := changeFinding(s.Update); bad {
+		all = append(all, f)
+	}
+	if s.Update.Expired {
+		all = append(all, Finding{"metadata-expired", HealthWarning, "the fleet's signed timestamp has expired", "no update is accepted until a new one arrives; serving goes on", "check that `bothy fleet serve` runs, and this box's clock"})
+	}
+	return all
+}
+
+// changeFinding tells of a change that an operator should look at.
+func changeFinding(u UpdateStatus) (f Finding, bad bool) {
 	switch updater.State(u.State) {
 	case updater.Refused, updater.Undone, updater.Failed:
-		return []Finding{{"update-" + u.State, HealthWarning, fmt.Sprintf("change %d is %s: %s", u.Change, u.State, u.Error), "what ran before goes on running", fmt.Sprintf("bothy change show %d", u.Change)}}
+		return Finding{"update-" + u.State, HealthWarning, fmt.Sprintf("change %d is %s: %s", u.Change, u.State, u.Error), "what ran before goes on running", fmt.Sprintf("bothy change show %d", u.Change)}, true
 	case updater.Waiting:
-		if u.Reason == "approval" {
-			return []Finding{{"update-approval", HealthWarning, fmt.Sprintf("change %d is ready and waits for an operator's approval: %s", u.Change, u.Subject), "the fleet asks that somebody here agrees; what runs goes on running", fmt.Sprintf("bothy change approve %d, or bothy change cancel %d", u.Change, u.Change)}}
-		}
+		return Finding{"update-approval", HealthWarning, fmt.Sprintf("change %d is ready and waits for an operator's approval: %s", u.Change, u.Subject), "the fleet asks that somebody here agrees; what runs goes on running", fmt.Sprintf("bothy change approve %d, or bothy change cancel %d", u.Change, u.Change)}, u.Reason == "approval"
 	case updater.Paused:
-		f := Finding{"update-paused", HealthWarning, fmt.Sprintf("change %d is paused (%s) %s", u.Change, u.Reason, u.Error), "what runs goes on running", fmt.Sprintf("bothy change show %d", u.Change)}
+		f = Finding{"update-paused", HealthWarning, fmt.Sprintf("change %d is paused (%s) %s", u.Change, u.Reason, u.Error), "what runs goes on running", fmt.Sprintf("bothy change show %d", u.Change)}
 		switch u.Reason {
 		case "operator":
 			f.Hint = fmt.Sprintf("bothy change resume %d", u.Change)
@@ -88,12 +99,9 @@ func updateFindings(s Status, _ time.Time) []Finding {
 				f.Hint = fmt.Sprintf("free space, or give up the files of the set before this one, %s: bothy artifact drop-previous", humanize.IBytes(uint64(u.Spare)))
 			}
 		}
-		return []Finding{f}
+		return f, true
 	}
-	if u.Expired {
-		return []Finding{{"metadata-expired", HealthWarning, "the fleet's signed timestamp has expired", "no update is accepted until a new one arrives; serving goes on", "check that `bothy fleet serve` runs, and this box's clock"}}
-	}
-	return nil
+	return Finding{}, false
 }
 
 func brokerFindings(s Status, now time.Time) []Finding {
@@ -111,6 +119,8 @@ func storeFindings(s Status, _ time.Time) []Finding {
 		return []Finding{{"store-lost", HealthWarning, "the store was damaged or missing and was made anew", "history is gone; models and policy come again from the fleet", "keep " + st.Quarantined + " for support and check the disk (smartctl, dmesg)"}}
 	case st.Restored != "":
 		return []Finding{{"store-restored", HealthWarning, "the store was damaged and restored from " + st.Restored, "the last minutes of history may be missing; no cloud until the fleet confirmed what runs", "keep " + st.Quarantined + " for support and check the disk (smartctl, dmesg)"}}
+	case s.Update.PutBack: // at an earlier start
+		return []Finding{{"store-unconfirmed", HealthWarning, "the store was put back as of an earlier time and the fleet has not confirmed what runs since", "nothing leaves this box until it does", "bothy update check; without a broker: bothy update import DIR"}}
 	}
 	return nil
 }

@@ -34,6 +34,9 @@ func TestFindingsSayWhatIsWrong(t *testing.T) {
 		{"undone update", "update-undone", HealthWarning, func(s *Status) { s.Update = UpdateStatus{Change: 3, State: "undone"} }},
 		{"update to approve", "update-approval", HealthWarning, func(s *Status) { s.Update = UpdateStatus{Change: 3, State: "waiting", Reason: "approval"} }},
 		{"paused update", "update-paused", HealthWarning, func(s *Status) { s.Update = UpdateStatus{Change: 3, State: "paused"} }},
+		{"policy below its mark", "policy-older", HealthWarning, func(s *Status) { s.Policy.Older = "plant@1" }},
+		{"store put back at an earlier start", "store-unconfirmed", HealthWarning, func(s *Status) { s.Update.PutBack = true }},
+		{"update that waits for its window", "", HealthOK, func(s *Status) { s.Update = UpdateStatus{Change: 3, State: "waiting", Reason: "window"} }},
 		{"expired metadata", "metadata-expired", HealthWarning, func(s *Status) { s.Update.Expired = true }},
 		{"broker away", "broker-away", HealthWarning, func(s *Status) { s.Broker = BrokerStatus{URL: "tcp://b", Since: hour.Add(-time.Hour)} }},
 		{"broker away for a moment", "", HealthOK, func(s *Status) { s.Broker = BrokerStatus{URL: "tcp://b", Since: hour.Add(-time.Second)} }},
@@ -62,6 +65,13 @@ func TestFindingsSayWhatIsWrong(t *testing.T) {
 				t.Errorf("got findings %+v, want %q alone", all, c.id)
 			}
 		})
+	}
+}
+
+func TestExpiryIsShownBesideAnUndoneUpdate(t *testing.T) {
+	all := updateFindings(Status{Update: UpdateStatus{Change: 3, State: "undone", Expired: true}}, hour)
+	if len(all) != 2 || all[1].ID != "metadata-expired" {
+		t.Errorf("got %+v, want both", all)
 	}
 }
 

@@ -31,6 +31,7 @@ type inForce struct {
 	all       []*policy.Policy
 	release   string   // of first; empty for the built-in policy
 	narrowing []string // releases whose narrowing is kept after an undo
+	older     string   // release below its anti-rollback mark, for which nothing leaves the box
 	kill      bool
 	broken    string // why a copy or the built-in policy stands for one of them
 }
@@ -79,6 +80,7 @@ func (p *policies) Activate(list []updater.Policy) error {
 		all = append(all, parsed)
 		if item.LocalOnly {
 			all = append(all, policy.Default())
+			next.older = id
 		}
 		if i == 0 {
 			next.first, next.release = parsed, id
@@ -169,7 +171,7 @@ func replaceCopies(tx *store.Tx, list []updater.Policy) error {
 // status is what `bothy status` shows of the policy in force.
 func (p *policies) status() PolicyStatus {
 	now := p.current.Load()
-	s := PolicyStatus{Name: now.first.Name(), Release: now.release, KillSwitch: now.kill, Upstreams: []string{}, Narrowed: strings.Join(now.narrowing, ", "), Broken: now.broken}
+	s := PolicyStatus{Name: now.first.Name(), Release: now.release, KillSwitch: now.kill, Older: now.older, Upstreams: []string{}, Narrowed: strings.Join(now.narrowing, ", "), Broken: now.broken}
 	for _, u := range now.decider.Upstreams() {
 		s.Upstreams = append(s.Upstreams, u.Name)
 	}

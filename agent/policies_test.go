@@ -163,3 +163,18 @@ func TestAPolicyWhoseFileIsLostGoesOnRefusing(t *testing.T) {
 		t.Error("got a copy of a policy that is not in force any more, want none")
 	}
 }
+
+func TestAPolicyBelowItsMarkIsShown(t *testing.T) {
+	p := newPolicies(slog.New(slog.DiscardHandler))
+	older := updater.Policy{Name: "plant", Version: 1, Document: policy.Default().Document(), LocalOnly: true}
+	if err := p.Activate([]updater.Policy{older}); err != nil {
+		t.Fatal(err)
+	}
+	if s := p.status(); s.Older != "plant@1" {
+		t.Errorf("got %+v, want plant@1 shown as older than one that ran", s)
+	}
+	older.LocalOnly = false
+	if err := p.Activate([]updater.Policy{older}); err != nil || p.status().Older != "" {
+		t.Errorf("got %+v, %v, want nothing of that", p.status(), err)
+	}
+}

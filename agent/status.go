@@ -45,6 +45,7 @@ type PolicyStatus struct {
 	KillSwitch bool     `json:"kill_switch"`
 	Upstreams  []string `json:"upstreams"`
 	Narrowed   string   `json:"narrowed,omitempty"` // release whose narrowing is kept after an undo
+	Older      string   `json:"older,omitempty"`    // release in force below its anti-rollback mark: nothing leaves the box
 	Refused    string   `json:"refused,omitempty"`  // why the newest offer was not taken
 	Broken     string   `json:"broken,omitempty"`   // why the built-in policy stands for the one that should be in force
 }
@@ -65,6 +66,9 @@ type UpdateStatus struct {
 	DirectorVersion int64  `json:"director_version"`
 	Running         uint64 `json:"running_counter"`   // the want that runs
 	Expired         bool   `json:"expired,omitempty"` // a signed timestamp has; no update is accepted
+	// PutBack: the store was restored from an older copy, and the fleet has not
+	// confirmed what runs since. Nothing leaves the box until it does.
+	PutBack bool `json:"put_back,omitempty"`
 }
 
 // BrokerStatus is the control connection.

@@ -39,25 +39,24 @@ func (b *box) status(now time.Time) Status {
 
 func (b *box) policyStatus() PolicyStatus {
 	p := b.policies.status()
-	if all, err := b.updater.List(); err == nil && len(all) > 0 && all[0].Code == "policy" {
-		p.Refused = all[0].Error
+	if c, ok, err := b.updater.Latest(); err == nil && ok && c.Code == "policy" {
+		p.Refused = c.Error
 	}
 	return p
 }
 
 func (b *box) updateStatus() UpdateStatus {
 	running := b.updater.Current()
-	u := UpdateStatus{State: "idle", Running: running.Want.Counter}
+	u := UpdateStatus{State: "idle", Running: running.Want.Counter, PutBack: running.PutBack}
 	if b.trust != nil {
 		v := b.trust.Versions()
 		u.Counter, u.CatalogVersion, u.DirectorVersion = v.Counter, v.Catalog.Snapshot, v.Director.Targets
 		u.Expired = v.Catalog.Expired || v.Director.Expired
 	}
-	all, err := b.updater.List()
-	if err != nil || len(all) == 0 {
+	c, ok, err := b.updater.Latest()
+	if err != nil || !ok {
 		return u
 	}
-	c := all[0]
 	u.Change, u.State, u.Reason, u.Subject, u.Error = c.ID, string(c.State), c.Reason, c.Summary, c.Error
 	u.Done, u.Total = c.Progress.Done, c.Progress.Total
 	if c.State == updater.Fetching {

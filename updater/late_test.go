@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/bothy-edge/bothy/updater/release"
+	"github.com/bothy-edge/bothy/updater/trust"
 )
 
 // What a start cannot write down is not judged: the box serves what ran before,
@@ -257,5 +258,24 @@ func TestBaselineIsTakenBeforeAnythingIsTouched(t *testing.T) {
 		}
 		expect(t, "acts", acts, "[baseline prepare chat=mote@1 baseline prepare chat=mote@2 baseline prepare chat=mote@2]")
 		_ = a.end()
+	})
+}
+
+// Anybody who has the broker can send an offer that is refused.
+func TestARefusedOfferHidesNoChangeUnderWay(t *testing.T) {
+	inBubble(t, func(w *world, a *agent) {
+		w.assign(1, "chat=mote@1 approval")
+		a.Offer()
+		c := a.reaches(Waiting)
+		w.refusal = &trust.Refusal{Code: trust.Rollback, Offer: "0", Subject: "want 0", Err: errBroken}
+		_ = a.Check(context.Background())
+		expect(t, "newest", a.newest().State, Refused)
+		latest, ok, err := a.Latest()
+		expect(t, "latest", fmt.Sprint(latest.ID, latest.State, ok, err), fmt.Sprint(c.ID, Waiting, true, nil))
+		if err := a.Cancel(context.Background(), c.ID); err != nil {
+			t.Fatal(err)
+		}
+		latest, _, _ = a.Latest()
+		expect(t, "without one", latest.State, Refused)
 	})
 }

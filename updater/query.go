@@ -90,6 +90,25 @@ func (u *Updater) List() ([]Change, error) {
 	return all, nil
 }
 
+// Latest answers the change under way, else the newest one that moved or was
+// refused; false when there is none. An offer that is refused meanwhile does not
+// hide what is under way: anybody who has the broker can send one.
+func (u *Updater) Latest() (c Change, found bool, err error) {
+	if c, found = u.Active(); found {
+		return c, true, nil
+	}
+	err = u.cfg.DB.View(func(tx *store.Tx) error {
+		return changeTable().Back(tx, func(_ string, newest Change) error {
+			c, found = newest, true
+			return store.ErrStop
+		})
+	})
+	if err != nil {
+		return Change{}, false, fmt.Errorf("cannot show the newest change: %w", err)
+	}
+	return c, found, nil
+}
+
 // Show answers one change; false when there is none of that number.
 func (u *Updater) Show(id uint64) (Change, bool, error) {
 	var c Change
