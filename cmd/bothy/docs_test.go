@@ -252,7 +252,7 @@ func TestEveryFindingIsDocumented(t *testing.T) {
 
 func TestEveryFindingOfAFleetIsDocumented(t *testing.T) {
 	var ids, told []string
-	for _, m := range regexp.MustCompile(`(?:add|alarm)\("([a-z-]+)", `).FindAllStringSubmatch(readDoc(t, "updater/fleet/board.go")+readDoc(t, "updater/fleet/inventory.go"), -1) {
+	for _, m := range regexp.MustCompile(`(?:add|alarm)\("([a-z-]+)", `).FindAllStringSubmatch(readDoc(t, "updater/fleet/inventory/board.go")+readDoc(t, "updater/fleet/inventory/inventory.go"), -1) {
 		ids = append(ids, m[1])
 	}
 	for _, m := range regexp.MustCompile("(?m)^\\| `([a-z-]+)` \\| (?:warning|critical)").FindAllStringSubmatch(readDoc(t, "docs/fleet.md"), -1) {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/bothy-edge/bothy/updater/fleet"
 	"github.com/bothy-edge/bothy/updater/fleet/depot"
+	"github.com/bothy-edge/bothy/updater/fleet/inventory"
 )
 
 // refusedPause is the least time between two lines about reports that are not believed.
@@ -18,10 +19,10 @@ const refusedPause = time.Second
 // called. Where another process keeps the inventory already, or it cannot be
 // opened, the depot serves without: devices matter more than their bookkeeping.
 func keepInventory(ctx context.Context, f *fleet.Fleet, log *slog.Logger) (take func(depot.Report), stop func()) {
-	v, err := f.OpenInventory()
+	v, err := inventory.Open(f)
 	if err != nil {
 		level := slog.LevelError
-		if errors.Is(err, fleet.ErrInventoryBusy) {
+		if errors.Is(err, inventory.ErrBusy) {
 			level = slog.LevelInfo
 		}
 		log.Log(ctx, level, "what devices report is not kept by this process", "error", err)

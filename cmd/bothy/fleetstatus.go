@@ -16,14 +16,15 @@ import (
 	"golang.org/x/term"
 
 	"github.com/bothy-edge/bothy/updater/fleet"
+	"github.com/bothy-edge/bothy/updater/fleet/inventory"
 	"github.com/bothy-edge/bothy/updater/report"
 )
 
 // fleetShown is what `fleet status --json` prints.
 type fleetShown struct {
-	Fleet   fleetCounts        `json:"fleet"`
-	Devices []fleet.DeviceView `json:"devices"`
-	Events  []fleet.SeenEvent  `json:"events,omitempty"` // of one device
+	Fleet   fleetCounts       `json:"fleet"`
+	Devices []inventory.View  `json:"devices"`
+	Events  []inventory.Event `json:"events,omitempty"` // of one device
 }
 
 // eventsShown is how many events the page of one device shows.
@@ -76,7 +77,7 @@ func acknowledgeDevices(out io.Writer, f *fleet.Fleet, names []string) error {
 		return usageError{fmt.Errorf("--device is missing: name those whose alarms you have seen")}
 	}
 	for _, name := range names {
-		if err := f.Acknowledge(name); err != nil {
+		if err := inventory.Acknowledge(f, name); err != nil {
 			return err
 		}
 		fmt.Fprintf(out, "alarms of device %q until now are acknowledged\n", name)
@@ -85,7 +86,7 @@ func acknowledgeDevices(out io.Writer, f *fleet.Fleet, names []string) error {
 }
 
 func shownFleet(f *fleet.Fleet, names []string) (fleetShown, error) {
-	all, err := f.Board().Devices()
+	all, err := inventory.OpenBoard(f).Devices()
 	if err != nil {
 		return fleetShown{}, err
 	}
@@ -94,7 +95,7 @@ func shownFleet(f *fleet.Fleet, names []string) (fleetShown, error) {
 	}
 	s := fleetShown{Fleet: countDevices(all), Devices: all}
 	if one(names) {
-		s.Events, err = f.Events(names[0], eventsShown)
+		s.Events, err = inventory.Events(f, names[0], eventsShown)
 	}
 	return s, err
 }
@@ -103,7 +104,7 @@ func shownFleet(f *fleet.Fleet, names []string) (fleetShown, error) {
 func one(names []string) bool { return len(names) == 1 && !strings.ContainsAny(names[0], `*?[\`) }
 
 // pick keeps the devices that a pattern names, in their order.
-func pick(all []fleet.DeviceView, patterns []string) ([]fleet.DeviceView, error) {
+func pick(all []inventory.View, patterns []string) ([]inventory.View, error) {
 	var known []string
 	for _, v := range all {
 		known = append(known, v.Device)
@@ -112,7 +113,7 @@ func pick(all []fleet.DeviceView, patterns []string) ([]fleet.DeviceView, error)
 	if err != nil {
 		return nil, withHint{err, "bothy fleet status DIR, which lists all of them"}
 	}
-	kept := []fleet.DeviceView{}
+	kept := []inventory.View{}
 	for _, v := range all {
 		if slices.Contains(picked, v.Device) {
 			kept = append(kept, v)
@@ -140,7 +141,7 @@ func (s fleetShown) print(out io.Writer, now time.Time) error {
 }
 
 // printDevice is the page of one device.
-func printDevice(w io.Writer, v fleet.DeviceView, events []fleet.SeenEvent, now time.Time) error {
+func printDevice(w io.Writer, v inventory.View, events []inventory.Event, now time.Time) error {
 	out := screen{tabwriter.NewWriter(w, 0, 4, 2, ' ', 0)}
 	record := string(v.Record)
 	if record == "" {

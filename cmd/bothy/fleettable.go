@@ -8,7 +8,7 @@ import (
 	"time"
 	"unicode/utf8"
 
-	"github.com/bothy-edge/bothy/updater/fleet"
+	"github.com/bothy-edge/bothy/updater/fleet/inventory"
 	"github.com/bothy-edge/bothy/updater/report"
 )
 
@@ -18,7 +18,7 @@ func deviceHeader() []string {
 }
 
 // deviceRow is one device in the columns of deviceHeader.
-func deviceRow(v fleet.DeviceView, now time.Time) []string {
+func deviceRow(v inventory.View, now time.Time) []string {
 	row := []string{v.Device, v.Health, yesNo(v.Online), yesNo(v.Verified), wantText(v), "-", "-", "never", troubleText(v)}
 	if v.State == nil {
 		return row
@@ -35,7 +35,7 @@ func yesNo(b bool) string {
 }
 
 // wantText is the number of the set that runs, and of the one that shall.
-func wantText(v fleet.DeviceView) string {
+func wantText(v inventory.View) string {
 	running := uint64(0)
 	if v.State != nil {
 		running = v.State.Running
@@ -84,9 +84,9 @@ func progressBar(share float64, cells int) string {
 }
 
 // troubleText names the worst finding, and how many there are besides.
-func troubleText(v fleet.DeviceView) string {
+func troubleText(v inventory.View) string {
 	for _, severity := range []string{report.Critical, report.Warning} {
-		i := slices.IndexFunc(v.Findings, func(f fleet.Finding) bool { return f.Severity == severity })
+		i := slices.IndexFunc(v.Findings, func(f inventory.Finding) bool { return f.Severity == severity })
 		if i < 0 {
 			continue
 		}
@@ -145,7 +145,7 @@ type fleetCounts struct {
 	Critical int `json:"critical"`
 }
 
-func countDevices(all []fleet.DeviceView) fleetCounts {
+func countDevices(all []inventory.View) fleetCounts {
 	c := fleetCounts{Devices: len(all)}
 	for _, v := range all {
 		for _, n := range []struct {
@@ -170,7 +170,7 @@ func (c fleetCounts) String() string {
 
 // deviceTable is the table of all devices; height above 0 bounds its lines, the
 // summary included. The worst come first, so what is left out is well.
-func deviceTable(all []fleet.DeviceView, now time.Time, width, height int) []string {
+func deviceTable(all []inventory.View, now time.Time, width, height int) []string {
 	shown := all
 	if height > 0 && len(all)+2 > height {
 		shown = all[:max(height-3, 0)]

@@ -14,6 +14,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/bothy-edge/bothy/updater/fleet"
+	"github.com/bothy-edge/bothy/updater/fleet/inventory"
 )
 
 // watchEvery is the pause between two looks.
@@ -50,8 +51,8 @@ func fleetWatch() *cobra.Command {
 			if err := w.until(until); err != nil {
 				return err
 			}
-			board := f.Board()
-			w.look = func() ([]fleet.DeviceView, error) {
+			board := inventory.OpenBoard(f)
+			w.look = func() ([]inventory.View, error) {
 				all, err := board.Devices()
 				if err != nil {
 					return nil, err
@@ -67,7 +68,7 @@ func fleetWatch() *cobra.Command {
 
 // watcher shows a fleet until it ends.
 type watcher struct {
-	look  func() ([]fleet.DeviceView, error)
+	look  func() ([]inventory.View, error)
 	out   io.Writer
 	size  func() (width, height int) // nil: no terminal
 	done  bool                       // end when every device is
@@ -117,7 +118,7 @@ func (w *watcher) run(ctx context.Context) error {
 	return err
 }
 
-func (w *watcher) loop(ctx context.Context) (all []fleet.DeviceView, err error) {
+func (w *watcher) loop(ctx context.Context) (all []inventory.View, err error) {
 	tick := time.NewTicker(watchEvery)
 	defer tick.Stop()
 	began := time.Now()
@@ -144,7 +145,7 @@ func (w *watcher) loop(ctx context.Context) (all []fleet.DeviceView, err error) 
 	}
 }
 
-func (w *watcher) draw(all []fleet.DeviceView, now time.Time) error {
+func (w *watcher) draw(all []inventory.View, now time.Time) error {
 	if w.size == nil {
 		return w.news(all, now)
 	}
@@ -162,7 +163,7 @@ func (w *watcher) draw(all []fleet.DeviceView, now time.Time) error {
 }
 
 // news writes a line for each device of which more changed than the time and the bytes.
-func (w *watcher) news(all []fleet.DeviceView, now time.Time) error {
+func (w *watcher) news(all []inventory.View, now time.Time) error {
 	for _, v := range all {
 		still := v
 		if v.State != nil && v.State.Change != nil {

@@ -13,20 +13,21 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"github.com/bothy-edge/bothy/updater/fleet"
+	"github.com/bothy-edge/bothy/updater/fleet/inventory"
 	"github.com/bothy-edge/bothy/updater/report"
 )
 
 func watchedAt() time.Time { return time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC) }
 
 // device is one that runs want 4 and is well.
-func deviceSeen(name string, change func(*fleet.DeviceView)) fleet.DeviceView {
-	v := fleet.DeviceView{
+func deviceSeen(name string, change func(*inventory.View)) inventory.View {
+	v := inventory.View{
 		Device: name, Record: fleet.DeviceApproved, Verified: true, Online: true, Seen: watchedAt().Add(-12 * time.Second), Health: "ok", Wanted: 4,
 		State: &report.State{
 			Device: name, Running: 4, Models: map[string]report.Model{"assistant": {Release: "assistant@2"}}, Policy: "site@1",
 			Change: &report.Change{ID: 9, State: "committed"},
 		},
-		Findings: []fleet.Finding{},
+		Findings: []inventory.Finding{},
 	}
 	if change != nil {
 		change(&v)
@@ -34,20 +35,20 @@ func deviceSeen(name string, change func(*fleet.DeviceView)) fleet.DeviceView {
 	return v
 }
 
-func fetching(share int64) func(*fleet.DeviceView) {
-	return func(v *fleet.DeviceView) {
+func fetching(share int64) func(*inventory.View) {
+	return func(v *inventory.View) {
 		v.Wanted = 5
 		v.State.Change = &report.Change{ID: 10, State: "fetching", Done: share, Total: 100}
 	}
 }
 
-func ailingFleet() []fleet.DeviceView {
-	return []fleet.DeviceView{
-		deviceSeen("press-1", func(v *fleet.DeviceView) {
+func ailingFleet() []inventory.View {
+	return []inventory.View{
+		deviceSeen("press-1", func(v *inventory.View) {
 			v.Health, v.Online = report.Critical, false
-			v.Findings = []fleet.Finding{{ID: "offline", Severity: report.Warning}, {ID: "silent", Severity: report.Critical}}
+			v.Findings = []inventory.Finding{{ID: "offline", Severity: report.Warning}, {ID: "silent", Severity: report.Critical}}
 		}),
-		{Device: "press-2", Health: report.Warning, Wanted: 1, Findings: []fleet.Finding{{ID: "never-seen", Severity: report.Warning}}},
+		{Device: "press-2", Health: report.Warning, Wanted: 1, Findings: []inventory.Finding{{ID: "never-seen", Severity: report.Warning}}},
 		deviceSeen("press-3", fetching(43)),
 		deviceSeen("press-4", nil),
 		deviceSeen("press-5", nil),
@@ -91,14 +92,14 @@ func TestFleetTableFitsTheTerminal(t *testing.T) {
 }
 
 // watching runs a watcher on fleets that follow each other once a second.
-func watching(t *testing.T, w *watcher, fleets ...[]fleet.DeviceView) (string, error) {
+func watching(t *testing.T, w *watcher, fleets ...[]inventory.View) (string, error) {
 	t.Helper()
 	var out bytes.Buffer
 	var err error
 	synctest.Test(t, func(t *testing.T) {
 		w.out, w.last = &out, map[string]string{}
 		n := 0
-		w.look = func() ([]fleet.DeviceView, error) {
+		w.look = func() ([]inventory.View, error) {
 			n++
 			return fleets[min(n, len(fleets))-1], nil
 		}
@@ -127,10 +128,10 @@ func TestWatchDrawsOverTheLastFrameAndGivesTheScreenBack(t *testing.T) {
 }
 
 func TestWatchWritesALineForEachDeviceThatChanged(t *testing.T) {
-	one := func(change func(*fleet.DeviceView)) []fleet.DeviceView {
-		return []fleet.DeviceView{deviceSeen("a", change), deviceSeen("b", nil)}
+	one := func(change func(*inventory.View)) []inventory.View {
+		return []inventory.View{deviceSeen("a", change), deviceSeen("b", nil)}
 	}
-	later := func(v *fleet.DeviceView) { fetching(60)(v); v.Seen = v.Seen.Add(time.Hour) }
+	later := func(v *inventory.View) { fetching(60)(v); v.Seen = v.Seen.Add(time.Hour) }
 	out, err := watching(t, &watcher{}, one(nil), one(fetching(10)), one(fetching(50)), one(later), one(nil))
 	if err != nil {
 		t.Fatal(err)
@@ -150,20 +151,20 @@ func TestWatchWritesALineForEachDeviceThatChanged(t *testing.T) {
 }
 
 func TestWatchEndsAsTheScriptSays(t *testing.T) {
-	under, done := []fleet.DeviceView{deviceSeen("a", fetching(1))}, []fleet.DeviceView{deviceSeen("a", nil)}
-	unsigned := []fleet.DeviceView{deviceSeen("a", func(v *fleet.DeviceView) { v.Verified = false })}
+	under, done := []inventory.View{deviceSeen("a", fetching(1))}, []inventory.View{deviceSeen("a", nil)}
+	unsigned := []inventory.View{deviceSeen("a", func(v *inventory.View) { v.Verified = false })}
 	for _, c := range []struct {
 		name   string
 		until  []string
-		fleets [][]fleet.DeviceView
+		fleets [][]inventory.View
 		status int
 	}{
-		{"done", []string{"done"}, [][]fleet.DeviceView{under, under, done}, 0},
-		{"done before the time", []string{"done", "30s"}, [][]fleet.DeviceView{under, done}, 0},
-		{"the time came first", []string{"done", "30s"}, [][]fleet.DeviceView{under}, 1},
-		{"what nobody signed is not done", []string{"done", "30s"}, [][]fleet.DeviceView{unsigned}, 1},
-		{"a time only", []string{"30s"}, [][]fleet.DeviceView{under}, 0},
-		{"interrupted", nil, [][]fleet.DeviceView{under}, 0},
+		{"done", []string{"done"}, [][]inventory.View{under, under, done}, 0},
+		{"done before the time", []string{"done", "30s"}, [][]inventory.View{under, done}, 0},
+		{"the time came first", []string{"done", "30s"}, [][]inventory.View{under}, 1},
+		{"what nobody signed is not done", []string{"done", "30s"}, [][]inventory.View{unsigned}, 1},
+		{"a time only", []string{"30s"}, [][]inventory.View{under}, 0},
+		{"interrupted", nil, [][]inventory.View{under}, 0},
 	} {
 		w := &watcher{}
 		if err := w.until(c.until); err != nil {
@@ -183,14 +184,14 @@ func TestWatchEndsAsTheScriptSays(t *testing.T) {
 }
 
 func TestOneDeviceIsToldInFull(t *testing.T) {
-	v := deviceSeen("press-7", func(v *fleet.DeviceView) {
+	v := deviceSeen("press-7", func(v *inventory.View) {
 		v.State.Agent, v.State.Audit, v.State.Certificate = "1.4.0", report.Head{Seq: 3, Hash: "ab"}, watchedAt()
 		v.State.Capacity = report.Capacity{Cores: 4, GPUs: 1, GPU: "L4", GPUTotal: 24 << 30}
 		v.State.Change = &report.Change{ID: 9, State: "undone", Summary: "assistant=assistant@3", Error: "too slow"}
-		v.Findings = []fleet.Finding{{ID: "audit-rewound", Severity: report.Critical, What: "records are missing", Since: watchedAt()}}
+		v.Findings = []inventory.Finding{{ID: "audit-rewound", Severity: report.Critical, What: "records are missing", Since: watchedAt()}}
 	})
 	var out bytes.Buffer
-	events := []fleet.SeenEvent{{Device: "press-7", Kind: "change", Came: watchedAt(), Body: []byte(`{"change":9}`)}}
+	events := []inventory.Event{{Device: "press-7", Kind: "change", Came: watchedAt(), Body: []byte(`{"change":9}`)}}
 	if err := printDevice(&out, v, events, watchedAt()); err != nil {
 		t.Fatal(err)
 	}

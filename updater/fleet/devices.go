@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -49,6 +50,19 @@ type IssuedCertificate struct {
 	Serial    string    `json:"serial"`
 	NotAfter  time.Time `json:"not_after"`
 	RevokedAt time.Time `json:"revoked_at,omitzero"`
+}
+
+// Has says whether the fleet has a record of the device or has assigned to it.
+func (f *Fleet) Has(device string) bool {
+	if release.CheckDevice(device) != nil {
+		return false
+	}
+	for _, path := range []string{f.recordPath(device), f.devicePath(device, "timestamp.json")} {
+		if _, err := os.Stat(path); err == nil {
+			return true
+		}
+	}
+	return false
 }
 
 // maxRecord bounds what is read of a record, which people may edit.
@@ -142,4 +156,53 @@ func writeRecord(path string, record any, mode os.FileMode) error {
 		return fmt.Errorf("internal error: cannot encode %s: %w", path, err)
 	}
 	return writeFile(path, append(raw, '\n'), mode)
+}
+
+// Match picks the devices that one of the patterns names; "*" stands for any
+// letters. Without a pattern it is all of them. A pattern that names none is an error.
+func Match(devices []string, patterns []string) ([]string, error) {
+	if len(patterns) == 0 {
+		return devices, nil
+	}
+	picked := map[string]bool{}
+	for _, p := range patterns {
+		found := false
+		for _, d := range devices {
+			ok, err := filepath.Match(p, d)
+			if err != nil {
+				return nil, fmt.Errorf("cannot read the pattern %q: %w", p, err)
+			}
+			if ok {
+				picked[d], found = true, true
+			}
+		}
+		if !found {
+			return nil, fmt.Errorf("%w: %q", errNoDevice, p)
+		}
+	}
+	return slices.Sorted(maps.Keys(picked)), nil
+}
+
+var errNoDevice = errors.New("there is no such device")
+
+// Known lists the devices that have a set or an approved record, by name, but
+// for retired ones.
+func (f *Fleet) Known() ([]string, error) {
+	names, err := f.Devices()
+	if err != nil {
+		return nil, err
+	}
+	records, err := f.DeviceRecords()
+	if err != nil {
+		return nil, err
+	}
+	known := map[string]bool{}
+	for _, name := range names {
+		known[name] = true
+	}
+	for _, r := range records {
+		known[r.Device] = r.State == DeviceApproved
+	}
+	maps.DeleteFunc(known, func(_ string, is bool) bool { return !is })
+	return slices.Sorted(maps.Keys(known)), nil
 }

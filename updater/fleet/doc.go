@@ -19,6 +19,7 @@
 //	blobs/<sha256>[.index]      artifacts, packed forms of some, and block indexes
 //	orders/<device>.json        signed orders to a device, with its answers
 //	logs/<device>/              log lines that a device was asked for
+//	inventory/                  what devices report; package inventory keeps it
 //
 // Commands that change something take one lock, write new files beside the old
 // ones and replace timestamp.json last, so a reader sees the state before or

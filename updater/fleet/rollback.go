@@ -217,3 +217,12 @@ func orNone(target string) string {
 	}
 	return targetID(target)
 }
+
+// targetID writes a target path as people name the release: "mote@2".
+func targetID(target string) string {
+	_, name, version, err := release.ParseTarget(target)
+	if err != nil {
+		return ""
+	}
+	return release.Document{Name: name, Version: version}.ID()
+}

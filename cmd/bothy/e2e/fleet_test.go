@@ -15,15 +15,16 @@ import (
 
 	"github.com/bothy-edge/bothy/updater"
 	"github.com/bothy-edge/bothy/updater/fleet"
+	"github.com/bothy-edge/bothy/updater/fleet/inventory"
 	"github.com/bothy-edge/bothy/updater/mqtt"
 	"github.com/bothy-edge/bothy/updater/mqtt/wire"
 )
 
 // shownFleet is what `fleet status --json` prints, strictly.
 type shownFleet struct {
-	Fleet   map[string]int     `json:"fleet"`
-	Devices []fleet.DeviceView `json:"devices"`
-	Events  []fleet.SeenEvent  `json:"events"`
+	Fleet   map[string]int    `json:"fleet"`
+	Devices []inventory.View  `json:"devices"`
+	Events  []inventory.Event `json:"events"`
 }
 
 // register gives the world's device a record with its key, as an enrolment by token does.
@@ -47,7 +48,7 @@ func (w *world) register() {
 }
 
 // seen waits until the fleet sees the device as ask wants it.
-func (w *world) seen(what string, ask func(fleet.DeviceView) bool) shownFleet {
+func (w *world) seen(what string, ask func(inventory.View) bool) shownFleet {
 	w.t.Helper()
 	var s shownFleet
 	w.eventually("the fleet sees "+what, func() error {
@@ -60,9 +61,9 @@ func (w *world) seen(what string, ask func(fleet.DeviceView) bool) shownFleet {
 	return s
 }
 
-func finds(id string) func(fleet.DeviceView) bool {
-	return func(v fleet.DeviceView) bool {
-		return slices.ContainsFunc(v.Findings, func(f fleet.Finding) bool { return f.ID == id })
+func finds(id string) func(inventory.View) bool {
+	return func(v inventory.View) bool {
+		return slices.ContainsFunc(v.Findings, func(f inventory.Finding) bool { return f.ID == id })
 	}
 }
 
@@ -87,7 +88,7 @@ func TestFleetRollsADeviceBack(t *testing.T) {
 		t.Fatalf("change %d ended %s (%s) with %s, want mote@1 committed", c.ID, c.State, c.Error, c.Want)
 	}
 	w.answers("mote@1")
-	w.seen("the older release", func(v fleet.DeviceView) bool { return v.Done() && v.State.Models["mote"].Release == "mote@1" })
+	w.seen("the older release", func(v inventory.View) bool { return v.Done() && v.State.Models["mote"].Release == "mote@1" })
 	if r := w.run("fleet", "rollback", w.fleet.Dir(), "--device", device, "--to", "3"); r.code != 1 || !strings.Contains(r.err, "same set") {
 		t.Errorf("going back to what runs: got %d %q, want a refusal", r.code, r.err)
 	}
@@ -100,18 +101,18 @@ func TestFleetSeesWhatADeviceRuns(t *testing.T) {
 	w.assign("mote=mote@1")
 	w.seen("nothing yet", finds("never-seen"))
 	w.startAgent()
-	w.seen("somebody whom nobody vouches for", func(v fleet.DeviceView) bool { return finds("unverified")(v) && !v.Verified })
+	w.seen("somebody whom nobody vouches for", func(v inventory.View) bool { return finds("unverified")(v) && !v.Verified })
 	w.register()
 	w.agent.stop() // its next start says it again, and is believed
 	w.startAgent()
-	s := w.seen("what runs", func(v fleet.DeviceView) bool {
+	s := w.seen("what runs", func(v inventory.View) bool {
 		return v.Done() && v.Online && v.State.Models["mote"].Phase == "ready" && v.State.Models["mote"].Release == "mote@1"
 	})
 	v := s.Devices[0]
 	if v.Wanted != 1 || v.State.Counter != 1 || v.State.Epoch == 0 || v.State.Change == nil || v.State.Catalog.Snapshot == 0 || v.State.Capacity.DiskTotal == 0 {
 		t.Errorf("got %+v, want counters, the change, versions and capacity", v.State)
 	}
-	if len(s.Events) == 0 || !slices.ContainsFunc(s.Events, func(e fleet.SeenEvent) bool { return strings.Contains(string(e.Body), "committed") }) {
+	if len(s.Events) == 0 || !slices.ContainsFunc(s.Events, func(e inventory.Event) bool { return strings.Contains(string(e.Body), "committed") }) {
 		t.Errorf("got events %+v, want the commit among them", s.Events)
 	}
 	if out := w.must("fleet", "watch", w.fleet.Dir(), "press-*", "--until", "done"); !strings.Contains(out, device+": ok") && !strings.Contains(out, device+": warning") {
@@ -121,7 +122,7 @@ func TestFleetSeesWhatADeviceRuns(t *testing.T) {
 		t.Errorf("watching nobody: got %d %q, want an error", r.code, r.err)
 	}
 	w.agent.kill()
-	w.seen("that it is gone", func(v fleet.DeviceView) bool { return finds("offline")(v) && !v.Online })
+	w.seen("that it is gone", func(v inventory.View) bool { return finds("offline")(v) && !v.Online })
 }
 
 func TestFleetRetiresADevice(t *testing.T) {
@@ -133,7 +134,7 @@ func TestFleetRetiresADevice(t *testing.T) {
 	w.install("mote=mote@1")
 	w.answers("mote@1")
 	kept := w.retained()
-	w.seen("what runs", func(v fleet.DeviceView) bool { return v.Done() })
+	w.seen("what runs", func(v inventory.View) bool { return v.Done() })
 	w.must("fleet", "retire", w.fleet.Dir(), "--device", device, "--yes")
 	if code := w.agent.exit(t); code != 1 || !strings.Contains(w.agent.log.String(), "retired by its fleet") {
 		t.Fatalf("the agent ended with %d:\n%s\nwant 1 and why", code, tail(w.agent))

@@ -1,4 +1,4 @@
-package fleet
+package inventory
 
 import (
 	"bufio"
@@ -12,6 +12,8 @@ import (
 	"slices"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/bothy-edge/bothy/updater/fleet"
 )
 
 // maxLine bounds a line that is read back from the inventory.
@@ -87,10 +89,10 @@ func eachLine(in io.Reader, visit func([]byte)) (n int64, err error) {
 
 // Events returns the newest events of a device that are kept, at most limit of
 // them, the oldest first.
-func (f *Fleet) Events(device string, limit int) ([]SeenEvent, error) {
-	var found []SeenEvent
+func Events(f *fleet.Fleet, device string, limit int) ([]Event, error) {
+	var found []Event
 	for _, name := range []string{eventFile + ".1", eventFile} {
-		file, err := os.Open(filepath.Join(f.inventoryDir(), name))
+		file, err := os.Open(filepath.Join(folder(f), name))
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
 		}
@@ -98,7 +100,7 @@ func (f *Fleet) Events(device string, limit int) ([]SeenEvent, error) {
 			return nil, err
 		}
 		_, err = eachLine(file, func(line []byte) {
-			var e SeenEvent
+			var e Event
 			if json.Unmarshal(line, &e) == nil && e.Device == device {
 				found = append(found, e)
 				if len(found) > 2*limit {

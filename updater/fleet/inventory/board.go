@@ -1,17 +1,15 @@
-package fleet
+package inventory
 
 import (
 	"cmp"
-	"errors"
 	"fmt"
-	"maps"
 	"os"
 	"path/filepath"
 	"slices"
-	"strconv"
 	"time"
 
 	"github.com/bothy-edge/bothy/agent/store"
+	"github.com/bothy-edge/bothy/updater/fleet"
 	"github.com/bothy-edge/bothy/updater/release"
 	"github.com/bothy-edge/bothy/updater/report"
 	"github.com/bothy-edge/bothy/updater/trust"
@@ -21,18 +19,18 @@ import (
 const (
 	silentAfter      = 3
 	defaultHeartbeat = 10 * time.Minute // of a device that does not say its own
-	certificateSoon  = 7 * day
+	certificateSoon  = 7 * 24 * time.Hour
 )
 
-// DeviceView is one device as the fleet sees it now: what it shall run, what it
+// View is one device as the fleet sees it now: what it shall run, what it
 // says, and what is wrong.
-type DeviceView struct {
-	Device   string      `json:"device"`
-	Record   DeviceState `json:"record,omitempty"` // empty: it has enrolled with no token
-	Verified bool        `json:"verified"`         // its registered key signed State
-	Online   bool        `json:"online"`
-	Seen     time.Time   `json:"seen,omitzero"` // when its newest state came
-	Health   string      `json:"health"`        // "ok", "warning" or "critical"
+type View struct {
+	Device   string            `json:"device"`
+	Record   fleet.DeviceState `json:"record,omitempty"` // empty: it has enrolled with no token
+	Verified bool              `json:"verified"`         // its registered key signed State
+	Online   bool              `json:"online"`
+	Seen     time.Time         `json:"seen,omitzero"` // when its newest state came
+	Health   string            `json:"health"`        // "ok", "warning" or "critical"
 
 	Wanted  uint64            `json:"wanted_counter"`   // counter of the set that is signed for it
 	Models  map[string]string `json:"models,omitempty"` // of that set: alias -> release
@@ -44,14 +42,14 @@ type DeviceView struct {
 }
 
 // Done says that the device runs what it shall.
-func (v DeviceView) Done() bool {
+func (v View) Done() bool {
 	return v.Verified && v.State.Running == v.Wanted
 }
 
 // Board reads the folder again and again, each time only what changed. It is
 // used by one goroutine.
 type Board struct {
-	f       *Fleet
+	f       *fleet.Fleet
 	tail    tail
 	assigns map[string]assigned
 }
@@ -63,18 +61,18 @@ type assigned struct {
 	set   release.Assignment
 }
 
-// Board opens a view of all devices. It writes nothing.
-func (f *Fleet) Board() *Board {
-	return &Board{f: f, tail: tail{path: filepath.Join(f.inventoryDir(), sightingFile)}, assigns: map[string]assigned{}}
+// OpenBoard opens a view of all devices. It writes nothing.
+func OpenBoard(f *fleet.Fleet) *Board {
+	return &Board{f: f, tail: tail{path: filepath.Join(folder(f), sightingFile)}, assigns: map[string]assigned{}}
 }
 
 // Devices lists every device that has a record, a set, or has reported, those in
 // trouble first. Retired ones are left out.
-func (b *Board) Devices() ([]DeviceView, error) {
-	views := map[string]*DeviceView{}
-	at := func(device string) *DeviceView {
+func (b *Board) Devices() ([]View, error) {
+	views := map[string]*View{}
+	at := func(device string) *View {
 		if views[device] == nil {
-			views[device] = &DeviceView{Device: device}
+			views[device] = &View{Device: device}
 		}
 		return views[device]
 	}
@@ -84,7 +82,7 @@ func (b *Board) Devices() ([]DeviceView, error) {
 	}
 	for _, r := range records {
 		v := at(r.Device)
-		v.Record, v.Retired = r.State, r.State == DeviceRetired
+		v.Record, v.Retired = r.State, r.State == fleet.DeviceRetired
 	}
 	devices, err := b.f.Devices()
 	if err != nil {
@@ -102,13 +100,13 @@ func (b *Board) Devices() ([]DeviceView, error) {
 	for device := range sightings {
 		at(device)
 	}
-	all := make([]DeviceView, 0, len(views))
+	all := make([]View, 0, len(views))
 	for device, v := range views {
 		if v.Retired {
 			continue
 		}
 		s := sightings[device]
-		v.see(s, b.f.acknowledged(device, s), b.f.Now())
+		v.see(s, acknowledged(b.f, device, s), b.f.Now())
 		all = append(all, *v)
 	}
 	slices.SortFunc(all, byTrouble)
@@ -116,8 +114,8 @@ func (b *Board) Devices() ([]DeviceView, error) {
 }
 
 // byTrouble sorts the worst first, then those that are not done, then by name.
-func byTrouble(a, b DeviceView) int {
-	rank := func(v DeviceView) int {
+func byTrouble(a, b View) int {
+	rank := func(v View) int {
 		switch {
 		case v.Health == report.Critical:
 			return 0
@@ -132,8 +130,8 @@ func byTrouble(a, b DeviceView) int {
 }
 
 // assign reads the signed set of a device, unless it is the one read last time.
-func (b *Board) assign(v *DeviceView) error {
-	info, err := os.Stat(b.f.devicePath(v.Device, "timestamp.json"))
+func (b *Board) assign(v *View) error {
+	info, err := os.Stat(filepath.Join(b.f.Dir(), "director", v.Device, "timestamp.json"))
 	if err != nil {
 		return fmt.Errorf("cannot read assignment: %w", err)
 	}
@@ -159,11 +157,11 @@ func targetID(target string) string {
 	if err != nil {
 		return ""
 	}
-	return name + "@" + strconv.FormatUint(version, 10)
+	return release.Document{Name: name, Version: version}.ID()
 }
 
 // see fills in what was reported and what is wrong.
-func (v *DeviceView) see(s Sighting, acknowledged time.Time, now time.Time) {
+func (v *View) see(s Sighting, acknowledged time.Time, now time.Time) {
 	v.Verified, v.Online, v.Seen, v.State, v.Findings = s.Key != "" && s.State != nil, s.Online, s.Seen, s.State, []Finding{}
 	add := func(id, severity string, since time.Time, format string, args ...any) {
 		v.Findings = append(v.Findings, Finding{ID: id, Severity: severity, What: fmt.Sprintf(format, args...), Since: since})
@@ -190,7 +188,7 @@ func (v *DeviceView) see(s Sighting, acknowledged time.Time, now time.Time) {
 	}
 }
 
-func (v *DeviceView) seeState(s Sighting, now time.Time, add func(id, severity string, since time.Time, format string, args ...any)) {
+func (v *View) seeState(s Sighting, now time.Time, add func(id, severity string, since time.Time, format string, args ...any)) {
 	if !v.Verified {
 		add("unverified", report.Warning, time.Time{}, "no key is registered for it: anybody on the broker can say this")
 	}
@@ -225,11 +223,11 @@ func (v *DeviceView) seeState(s Sighting, now time.Time, add func(id, severity s
 }
 
 // acknowledged is until when somebody has seen the alarms of a device.
-func (f *Fleet) acknowledged(device string, s Sighting) time.Time {
+func acknowledged(f *fleet.Fleet, device string, s Sighting) time.Time {
 	if len(s.Alarms) == 0 && s.Problem == "" && s.Lost == 0 {
 		return time.Time{}
 	}
-	raw, err := os.ReadFile(filepath.Join(f.inventoryDir(), ackedFolder, device))
+	raw, err := os.ReadFile(filepath.Join(folder(f), ackedFolder, device))
 	if err != nil {
 		return time.Time{}
 	}
@@ -242,11 +240,11 @@ func (f *Fleet) acknowledged(device string, s Sighting) time.Time {
 
 // Acknowledge notes that somebody has seen what was found of a device until now
 // and does not mend itself: a rewound audit log, lost events, refused reports.
-func (f *Fleet) Acknowledge(device string) error {
+func Acknowledge(f *fleet.Fleet, device string) error {
 	if err := release.CheckDevice(device); err != nil {
 		return fmt.Errorf("cannot acknowledge: %w", err)
 	}
-	t := tail{path: filepath.Join(f.inventoryDir(), sightingFile)}
+	t := tail{path: filepath.Join(folder(f), sightingFile)}
 	all, err := t.read()
 	if err != nil {
 		return fmt.Errorf("cannot acknowledge: %w", err)
@@ -254,7 +252,7 @@ func (f *Fleet) Acknowledge(device string) error {
 	if _, ok := all[device]; !ok {
 		return fmt.Errorf("cannot acknowledge: device %q has reported nothing: %w", device, trust.ErrNotFound)
 	}
-	path := filepath.Join(f.inventoryDir(), ackedFolder, device)
+	path := filepath.Join(folder(f), ackedFolder, device)
 	err = os.MkdirAll(filepath.Dir(path), 0o755)
 	if err == nil {
 		err = store.WriteFile(path, []byte(f.Now().UTC().Format(time.RFC3339Nano)), 0o644)
@@ -263,53 +261,4 @@ func (f *Fleet) Acknowledge(device string) error {
 		return fmt.Errorf("cannot acknowledge: %w", err)
 	}
 	return nil
-}
-
-// Match picks the devices that one of the patterns names; "*" stands for any
-// letters. Without a pattern it is all of them. A pattern that names none is an error.
-func Match(devices []string, patterns []string) ([]string, error) {
-	if len(patterns) == 0 {
-		return devices, nil
-	}
-	picked := map[string]bool{}
-	for _, p := range patterns {
-		found := false
-		for _, d := range devices {
-			ok, err := filepath.Match(p, d)
-			if err != nil {
-				return nil, fmt.Errorf("cannot read the pattern %q: %w", p, err)
-			}
-			if ok {
-				picked[d], found = true, true
-			}
-		}
-		if !found {
-			return nil, fmt.Errorf("%w: %q", errNoDevice, p)
-		}
-	}
-	return slices.Sorted(maps.Keys(picked)), nil
-}
-
-var errNoDevice = errors.New("there is no such device")
-
-// Known lists the devices that have a set or an approved record, by name, but
-// for retired ones.
-func (f *Fleet) Known() ([]string, error) {
-	names, err := f.Devices()
-	if err != nil {
-		return nil, err
-	}
-	records, err := f.DeviceRecords()
-	if err != nil {
-		return nil, err
-	}
-	known := map[string]bool{}
-	for _, name := range names {
-		known[name] = true
-	}
-	for _, r := range records {
-		known[r.Device] = r.State == DeviceApproved
-	}
-	maps.DeleteFunc(known, func(_ string, is bool) bool { return !is })
-	return slices.Sorted(maps.Keys(known)), nil
 }

@@ -1,4 +1,4 @@
-package fleet
+package inventory
 
 import (
 	"bytes"
@@ -16,15 +16,27 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/bothy-edge/bothy/updater/fleet"
 	"github.com/bothy-edge/bothy/updater/mqtt"
 	"github.com/bothy-edge/bothy/updater/release"
 	"github.com/bothy-edge/bothy/updater/report"
 )
 
+func noon() time.Time { return time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC) }
+
+func newFleet(t *testing.T) *fleet.Fleet {
+	t.Helper()
+	f, err := fleet.Init(fleet.Options{Dir: t.TempDir(), Tenant: "plant", Broker: "tcp://127.0.0.1:1883", Now: noon})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return f
+}
+
 // reporter is a device that can sign, and what it said last.
 type reporter struct {
 	t     *testing.T
-	v     *Inventory
+	v     *Keeper
 	key   ed25519.PrivateKey
 	state report.State
 }
@@ -36,19 +48,31 @@ func keyOf(name string) ed25519.PrivateKey {
 }
 
 // approve gives a device a record, as an approved enrolment does.
-func approve(t *testing.T, f *Fleet, device string) ed25519.PrivateKey {
+func approve(t *testing.T, f *fleet.Fleet, device string) ed25519.PrivateKey {
 	t.Helper()
 	key := keyOf(device)
-	err := f.saveDevice(DeviceRecord{Schema: 1, Device: device, PublicKey: key.Public().(ed25519.PublicKey), State: DeviceApproved})
-	if err != nil {
-		t.Fatal(err)
-	}
+	record(t, f, fleet.DeviceRecord{Schema: 1, Device: device, PublicKey: key.Public().(ed25519.PublicKey), State: fleet.DeviceApproved})
 	return key
 }
 
-func openInventory(t *testing.T, f *Fleet) *Inventory {
+func record(t *testing.T, f *fleet.Fleet, r fleet.DeviceRecord) {
 	t.Helper()
-	v, err := f.OpenInventory()
+	raw, err := json.Marshal(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(f.Dir(), "devices", r.Device+".json")
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, raw, 0o644); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func openInventory(t *testing.T, f *fleet.Fleet) *Keeper {
+	t.Helper()
+	v, err := Open(f)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -56,7 +80,7 @@ func openInventory(t *testing.T, f *Fleet) *Inventory {
 	return v
 }
 
-func newReporter(t *testing.T, f *Fleet, v *Inventory, device string) *reporter {
+func newReporter(t *testing.T, f *fleet.Fleet, v *Keeper, device string) *reporter {
 	return &reporter{t: t, v: v, key: approve(t, f, device), state: report.State{
 		Device: device, Epoch: 100, Heartbeat: 600, Health: "ok", Time: noon(), Audit: report.Head{Seq: 5, Hash: "aa"}, Counter: 3,
 	}}
@@ -105,24 +129,24 @@ func (r *reporter) online(on bool, epoch uint64, at time.Time) {
 }
 
 // viewed is one device on the board after a flush, at a time.
-func viewed(t *testing.T, f *Fleet, v *Inventory, device string, at time.Time) DeviceView {
+func viewed(t *testing.T, f *fleet.Fleet, v *Keeper, device string, at time.Time) View {
 	t.Helper()
 	if err := v.Flush(); err != nil {
 		t.Fatal(err)
 	}
 	f.Now = func() time.Time { return at }
-	all, err := f.Board().Devices()
+	all, err := OpenBoard(f).Devices()
 	if err != nil {
 		t.Fatal(err)
 	}
-	i := slices.IndexFunc(all, func(d DeviceView) bool { return d.Device == device })
+	i := slices.IndexFunc(all, func(d View) bool { return d.Device == device })
 	if i < 0 {
 		t.Fatalf("%q is not on the board: %+v", device, all)
 	}
 	return all[i]
 }
 
-func ids(v DeviceView) string {
+func ids(v View) string {
 	var all []string
 	for _, f := range v.Findings {
 		all = append(all, f.ID)
@@ -203,7 +227,7 @@ func TestOldStatesAreReplaysAndEventsComeOnce(t *testing.T) {
 	if ids(got) != "events-lost" || !strings.HasPrefix(got.Findings[0].What, "3 ") {
 		t.Errorf("got %+v, want three lost events (6 to 8)", got.Findings)
 	}
-	events, err := f.Events("a", 10)
+	events, err := Events(f, "a", 10)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -214,7 +238,7 @@ func TestOldStatesAreReplaysAndEventsComeOnce(t *testing.T) {
 	if want := "1.4 1.5 1.9 2.1 2.2"; strings.Join(seen, " ") != want {
 		t.Errorf("events kept are %q, want %q", seen, want)
 	}
-	if two, err := f.Events("a", 2); err != nil || len(two) != 2 || two[1].Seq != 2 {
+	if two, err := Events(f, "a", 2); err != nil || len(two) != 2 || two[1].Seq != 2 {
 		t.Errorf("got %+v, %v, want the newest two", two, err)
 	}
 }
@@ -255,15 +279,28 @@ func TestWhatMustNotGoBackIsAnAlarmUntilItIsAcknowledged(t *testing.T) {
 		if got := viewed(t, f, v, "a", at.Add(time.Second)); ids(got) != c.want {
 			t.Errorf("%s: after a restart of the depot: got %q, want %q", c.name, ids(got), c.want)
 		}
-		if err := f.Acknowledge("a"); err != nil {
+		if err := Acknowledge(f, "a"); err != nil {
 			t.Fatal(err)
 		}
 		if got := viewed(t, f, v, "a", at.Add(time.Second)); ids(got) != "" {
 			t.Errorf("%s: acknowledged: got %q, want nothing", c.name, ids(got))
 		}
 	}
-	if err := newFleet(t).Acknowledge("nobody"); err == nil {
+	if err := Acknowledge(newFleet(t), "nobody"); err == nil {
 		t.Error("what was never seen is acknowledged")
+	}
+}
+
+func TestRetiredDevicesAreNotOnTheBoard(t *testing.T) {
+	f := newFleet(t)
+	r := fleet.DeviceRecord{Schema: 1, Device: "a", PublicKey: keyOf("a").Public().(ed25519.PublicKey), State: fleet.DeviceRetired}
+	for state, want := range map[fleet.DeviceState]int{fleet.DeviceApproved: 1, fleet.DeviceRetired: 0} {
+		r.State = state
+		record(t, f, r)
+		all, err := OpenBoard(f).Devices()
+		if err != nil || len(all) != want {
+			t.Errorf("%s: the board shows %+v, %v, want %d devices", state, all, err, want)
+		}
 	}
 }
 
@@ -317,10 +354,10 @@ func TestInventoryOutlivesAPowerCutAndAFullDisk(t *testing.T) {
 	if err := errors.Join(r.says(noon(), nil), v.Flush()); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := f.OpenInventory(); !errors.Is(err, ErrInventoryBusy) {
-		t.Errorf("a second writer: got %v, want %v", err, ErrInventoryBusy)
+	if _, err := Open(f); !errors.Is(err, ErrBusy) {
+		t.Errorf("a second writer: got %v, want %v", err, ErrBusy)
 	}
-	path := filepath.Join(f.inventoryDir(), sightingFile)
+	path := filepath.Join(folder(f), sightingFile)
 	whole, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
@@ -362,9 +399,9 @@ func TestInventoryStaysSmallAndReadersFollow(t *testing.T) {
 	f := newFleet(t)
 	v := openInventory(t, f)
 	r := newReporter(t, f, v, "a")
-	board := f.Board()
+	board := OpenBoard(f)
 	f.Now = noon
-	path := filepath.Join(f.inventoryDir(), sightingFile)
+	path := filepath.Join(folder(f), sightingFile)
 	for i := range 3000 {
 		if err := r.says(noon(), func(s *report.State) { s.Running = uint64(i) }); err != nil {
 			t.Fatal(err)
@@ -439,7 +476,7 @@ func TestAFleetThatComesBackAtOnceCostsOneWrite(t *testing.T) {
 	runtime.GC()
 	runtime.ReadMemStats(&after)
 	f.Now = noon
-	board := f.Board()
+	board := OpenBoard(f)
 	began = time.Now()
 	all, err := board.Devices()
 	if err != nil || len(all) != devices {

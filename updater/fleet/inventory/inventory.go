@@ -1,4 +1,4 @@
-package fleet
+package inventory
 
 import (
 	"bytes"
@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/bothy-edge/bothy/agent/store"
+	"github.com/bothy-edge/bothy/updater/fleet"
 	"github.com/bothy-edge/bothy/updater/mqtt"
 	"github.com/bothy-edge/bothy/updater/release"
 	"github.com/bothy-edge/bothy/updater/report"
@@ -69,8 +70,8 @@ type Finding struct {
 	Since    time.Time `json:"since,omitzero"`
 }
 
-// SeenEvent is an event of a device as the inventory keeps it.
-type SeenEvent struct {
+// Event is an event of a device as the inventory keeps it.
+type Event struct {
 	Device string          `json:"device"`
 	Origin uint64          `json:"origin"`
 	Seq    uint64          `json:"seq"`
@@ -80,12 +81,12 @@ type SeenEvent struct {
 	Body   json.RawMessage `json:"body,omitempty"`
 }
 
-// Inventory keeps what devices report, in the folder inventory/ of the fleet.
+// Keeper keeps what devices report, in the folder inventory/ of the fleet.
 // One process at a time may have it open; readers of the files need no leave.
 // Reports are written at most once a second, together, so that a fleet that
 // comes back at once costs one write. Safe for concurrent use.
-type Inventory struct {
-	f    *Fleet
+type Keeper struct {
+	f    *fleet.Fleet
 	dir  string
 	lock *os.File
 
@@ -93,7 +94,7 @@ type Inventory struct {
 	sightings map[string]*Sighting
 	strangers int
 	dirty     map[string]bool
-	events    []SeenEvent
+	events    []Event
 
 	writing sync.Mutex // held for a flush; guards what follows
 	file    *os.File
@@ -101,14 +102,14 @@ type Inventory struct {
 	lengths map[string]int64 // of the last line of each device
 }
 
-// ErrInventoryBusy is wrapped when another process keeps the inventory.
-var ErrInventoryBusy = errors.New("another process keeps it")
+// ErrBusy is wrapped when another process keeps the inventory.
+var ErrBusy = errors.New("another process keeps it")
 
-func (f *Fleet) inventoryDir() string { return filepath.Join(f.dir, "inventory") }
+func folder(f *fleet.Fleet) string { return filepath.Join(f.Dir(), "inventory") }
 
-// OpenInventory opens the fleet's inventory for writing. The caller must Close it.
-func (f *Fleet) OpenInventory() (*Inventory, error) {
-	v := &Inventory{f: f, dir: f.inventoryDir(), sightings: map[string]*Sighting{}, dirty: map[string]bool{}, lengths: map[string]int64{}}
+// Open opens the fleet's inventory for writing. The caller must Close it.
+func Open(f *fleet.Fleet) (*Keeper, error) {
+	v := &Keeper{f: f, dir: folder(f), sightings: map[string]*Sighting{}, dirty: map[string]bool{}, lengths: map[string]int64{}}
 	if err := v.open(); err != nil {
 		v.release()
 		return nil, fmt.Errorf("cannot open the inventory %s: %w", v.dir, err)
@@ -116,7 +117,7 @@ func (f *Fleet) OpenInventory() (*Inventory, error) {
 	return v, nil
 }
 
-func (v *Inventory) open() error {
+func (v *Keeper) open() error {
 	if err := os.MkdirAll(v.dir, 0o755); err != nil {
 		return err
 	}
@@ -126,7 +127,7 @@ func (v *Inventory) open() error {
 	}
 	if err := unix.Flock(int(v.lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
 		if errors.Is(err, unix.EWOULDBLOCK) {
-			return ErrInventoryBusy
+			return ErrBusy
 		}
 		return err
 	}
@@ -137,14 +138,14 @@ func (v *Inventory) open() error {
 	}
 	for device, s := range all {
 		v.sightings[device] = &s
-		if !v.known(device) {
+		if !v.f.Has(device) {
 			v.strangers++
 		}
 	}
 	return v.compact() // which also drops half a line that a crash left
 }
 
-func (v *Inventory) release() {
+func (v *Keeper) release() {
 	if v.file != nil {
 		_ = v.file.Close()
 	}
@@ -153,22 +154,9 @@ func (v *Inventory) release() {
 	}
 }
 
-// known says that the fleet has a record of the device or assigned to it.
-func (v *Inventory) known(device string) bool {
-	if release.CheckDevice(device) != nil {
-		return false
-	}
-	for _, path := range []string{v.f.recordPath(device), v.f.devicePath(device, "timestamp.json")} {
-		if _, err := os.Stat(path); err == nil {
-			return true
-		}
-	}
-	return false
-}
-
 // Run writes what was taken, until ctx ends, and returns nil then. What could
 // not be written is tried again; tell hears of it once for each failure.
-func (v *Inventory) Run(ctx context.Context, tell func(error)) error {
+func (v *Keeper) Run(ctx context.Context, tell func(error)) error {
 	tick := time.NewTicker(flushEvery)
 	defer tick.Stop()
 	for {
@@ -184,7 +172,7 @@ func (v *Inventory) Run(ctx context.Context, tell func(error)) error {
 }
 
 // Close writes what is left and lets go of the inventory.
-func (v *Inventory) Close() error {
+func (v *Keeper) Close() error {
 	err := v.Flush()
 	v.release()
 	return err
@@ -193,7 +181,7 @@ func (v *Inventory) Close() error {
 // Take takes one report: kind is "state", "event" or "online", and retained
 // says that the broker had kept it. What cannot be believed is an error that
 // says why; it is in the inventory too.
-func (v *Inventory) Take(device, kind string, payload []byte, retained bool, at time.Time) error {
+func (v *Keeper) Take(device, kind string, payload []byte, retained bool, at time.Time) error {
 	if err := release.CheckDevice(device); err != nil {
 		return fmt.Errorf("report dropped: %w", err)
 	}
@@ -213,7 +201,7 @@ func (v *Inventory) Take(device, kind string, payload []byte, retained bool, at 
 	case "state":
 		changed, err = s.takeState(key, payload, retained, at)
 	case "event":
-		var e SeenEvent
+		var e Event
 		if e, changed, err = s.takeEvent(key, payload, at); changed {
 			v.events = append(v.events, e)
 		}
@@ -235,25 +223,25 @@ func (v *Inventory) Take(device, kind string, payload []byte, retained bool, at 
 }
 
 // key is the device's registered public key; nil: it has none.
-func (v *Inventory) key(device string) (ed25519.PublicKey, error) {
+func (v *Keeper) key(device string) (ed25519.PublicKey, error) {
 	r, err := v.f.Device(device)
 	switch {
 	case errors.Is(err, trust.ErrNotFound):
 		return nil, nil
 	case err != nil:
 		return nil, err
-	case r.State != DeviceApproved && r.State != DeviceRetired:
+	case r.State != fleet.DeviceApproved && r.State != fleet.DeviceRetired:
 		return nil, nil
 	}
 	return r.PublicKey, nil
 }
 
 // sighting finds or makes the entry of a device; mu is held.
-func (v *Inventory) sighting(device string) (*Sighting, error) {
+func (v *Keeper) sighting(device string) (*Sighting, error) {
 	if s := v.sightings[device]; s != nil {
 		return s, nil
 	}
-	if !v.known(device) {
+	if !v.f.Has(device) {
 		if v.strangers >= maxStrangers {
 			return nil, fmt.Errorf("%d devices that the fleet does not know have reported already", v.strangers)
 		}
@@ -333,7 +321,7 @@ func (s *Sighting) alarm(id string, at time.Time, format string, args ...any) {
 	s.Alarms = append(s.Alarms, Finding{ID: id, Severity: report.Critical, What: fmt.Sprintf(format, args...), Since: at})
 }
 
-func (s *Sighting) takeEvent(key ed25519.PublicKey, raw []byte, at time.Time) (kept SeenEvent, fresh bool, err error) {
+func (s *Sighting) takeEvent(key ed25519.PublicKey, raw []byte, at time.Time) (kept Event, fresh bool, err error) {
 	body, _, err := unseal(key, release.EventType, raw)
 	if err != nil {
 		return kept, false, err
@@ -353,7 +341,7 @@ func (s *Sighting) takeEvent(key ed25519.PublicKey, raw []byte, at time.Time) (k
 	if len(e.Body) > maxEventBody {
 		e.Body = nil
 	}
-	return SeenEvent{Device: s.Device, Origin: e.Origin, Seq: e.Seq, Time: e.Time.UTC(), Came: at, Kind: e.Kind, Body: e.Body}, true, nil
+	return Event{Device: s.Device, Origin: e.Origin, Seq: e.Seq, Time: e.Time.UTC(), Came: at, Kind: e.Kind, Body: e.Body}, true, nil
 }
 
 // takeOnline believes the newest start: a will of an earlier one may be
@@ -368,7 +356,7 @@ func (s *Sighting) takeOnline(raw []byte, at time.Time) (changed bool) {
 		signed = s.State.Epoch
 	}
 	// Nobody signs a presence. An epoch is the time of a start, or little more.
-	if p.Epoch < signed || p.Epoch != signed && p.Epoch > uint64(at.Add(day).Unix()) {
+	if p.Epoch < signed || p.Epoch != signed && p.Epoch > uint64(at.Add(24*time.Hour).Unix()) {
 		return false
 	}
 	if p.Online == s.Online && p.Epoch == s.Epoch {
@@ -382,12 +370,12 @@ func (s *Sighting) takeOnline(raw []byte, at time.Time) (changed bool) {
 type batch struct {
 	devices map[string]int64 // length of each one's line
 	lines   []byte
-	events  []SeenEvent
+	events  []Event
 	log     []byte
 }
 
 // Flush writes what was taken since the last time. What cannot be written waits for the next.
-func (v *Inventory) Flush() error {
+func (v *Keeper) Flush() error {
 	v.writing.Lock()
 	defer v.writing.Unlock()
 	b, err := v.collect()
@@ -401,7 +389,7 @@ func (v *Inventory) Flush() error {
 	return nil
 }
 
-func (v *Inventory) write(b batch) error {
+func (v *Keeper) write(b batch) error {
 	if len(b.log) > 0 {
 		if err := v.appendEvents(b.log); err != nil {
 			return err
@@ -414,7 +402,7 @@ func (v *Inventory) write(b batch) error {
 }
 
 // collect encodes what is to be written, and takes it for written.
-func (v *Inventory) collect() (batch, error) {
+func (v *Keeper) collect() (batch, error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	b := batch{events: v.events, devices: make(map[string]int64, len(v.dirty))}
@@ -441,7 +429,7 @@ func (v *Inventory) collect() (batch, error) {
 // maxWaiting bounds the events that a full disk keeps in memory.
 const maxWaiting = 10_000
 
-func (v *Inventory) putBack(b batch) {
+func (v *Keeper) putBack(b batch) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	for device := range b.devices {
@@ -451,7 +439,7 @@ func (v *Inventory) putBack(b batch) {
 	v.events = v.events[max(0, len(v.events)-maxWaiting):]
 }
 
-func (v *Inventory) appendSightings(b batch) error {
+func (v *Keeper) appendSightings(b batch) error {
 	_, err := v.file.Write(b.lines)
 	if err == nil {
 		err = v.file.Sync()
@@ -475,7 +463,7 @@ func (v *Inventory) appendSightings(b batch) error {
 
 // compact writes every sighting once, into a new file that replaces the old one.
 // The lock writing is held, or nobody else has v yet.
-func (v *Inventory) compact() error {
+func (v *Keeper) compact() error {
 	var out bytes.Buffer
 	lengths, err := v.encodeAll(&out)
 	if err != nil {
@@ -496,7 +484,7 @@ func (v *Inventory) compact() error {
 	return nil
 }
 
-func (v *Inventory) encodeAll(out *bytes.Buffer) (lengths map[string]int64, err error) {
+func (v *Keeper) encodeAll(out *bytes.Buffer) (lengths map[string]int64, err error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	enc := json.NewEncoder(out)
@@ -511,7 +499,7 @@ func (v *Inventory) encodeAll(out *bytes.Buffer) (lengths map[string]int64, err 
 	return lengths, nil
 }
 
-func (v *Inventory) appendEvents(lines []byte) error {
+func (v *Keeper) appendEvents(lines []byte) error {
 	path := filepath.Join(v.dir, eventFile)
 	if info, err := os.Stat(path); err == nil && info.Size()+int64(len(lines)) > eventsKeep {
 		if err := os.Rename(path, path+".1"); err != nil {
