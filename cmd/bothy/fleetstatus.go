@@ -185,7 +185,7 @@ func auditText(h report.Head) string {
 }
 
 // eventText is one event for people. The body is the device's own word: what would move a cursor is taken out.
-func eventText(e fleet.SeenEvent) string {
+func eventText(e inventory.Event) string {
 	var b struct {
 		Change                      uint64
 		State, Summary, Code, Error string
