@@ -185,7 +185,9 @@ func (p *puller) ask(ctx context.Context) (held time.Duration, err error) {
 // takeAll handles a frame and those that came with it, so that one request answers them all.
 func (p *puller) takeAll(m mqtt.Arrival) error {
 	for range windowFrames {
-		if err := p.frameIn(m); err != nil {
+		err := p.frameIn(m)
+		m.Release() // what fitted was copied into its block
+		if err != nil {
 			return err
 		}
 		select {

@@ -92,7 +92,7 @@ func NewBulk(cfg Config, t wire.Topics, depot string) (*Bulk, error) {
 	}
 	cfg.ClientID = t.Device + wire.BulkSuffix
 	cfg.MaxPacket = wire.MaxFrame + 4<<10
-	cfg.Will, cfg.Farewell = nil, nil
+	cfg.Will, cfg.Farewell, cfg.Bulk = nil, nil, true
 	if _, err := New(cfg); err != nil {
 		return nil, err
 	}
@@ -156,7 +156,7 @@ func (r *bulkRun) frame(m Message) bool {
 		return true
 	}
 	select {
-	case l.frames <- Arrival{Payload: m.Payload, At: m.At}:
+	case l.frames <- Arrival{Payload: m.Payload, At: m.At, message: m}:
 		return true
 	default:
 		return false
@@ -195,7 +195,12 @@ type Arrival struct {
 	Payload []byte
 	At      time.Time
 	Cast    bool // it came by the cast that the lane listens to
+
+	message Message // set where the payload is this lane's alone
 }
+
+// Release lets the payload's memory be used again: it must not be read any more.
+func (a Arrival) Release() { a.message.Release() }
 
 // Lane is one asker's share of the connection: the frames of its own transfer.
 // Used by one goroutine; Close must be called.

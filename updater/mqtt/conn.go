@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"sync"
 	"sync/atomic"
 	"time"
 )
@@ -15,7 +16,7 @@ var ErrTooLarge = errors.New("packet over the limit")
 // limitConn refuses an MQTT packet by its fixed header, before any of its
 // bytes reach paho, which would allocate up to 256 MiB for it. It also gathers
 // paho's reads of one byte each, and notes when something last arrived.
-// Read by one goroutine; closed by any.
+// Read by one goroutine; written and closed by any.
 type limitConn struct {
 	net.Conn
 	r        *bufio.Reader
@@ -24,6 +25,11 @@ type limitConn struct {
 	lastRead atomic.Int64
 	now      func() time.Time
 	refused  atomic.Bool
+
+	direct   *direct       // nil: everything is paho's
+	begun    bool          // the first packet has come
+	patience time.Duration // for one write; 0 has no end
+	writing  sync.Mutex
 }
 
 func newLimitConn(c net.Conn, limit int, now func() time.Time) *limitConn {
@@ -33,8 +39,14 @@ func newLimitConn(c net.Conn, limit int, now func() time.Time) *limitConn {
 }
 
 func (l *limitConn) Read(p []byte) (int, error) {
-	if l.left == 0 {
-		if err := l.header(); err != nil {
+	for l.left == 0 {
+		if l.direct != nil && len(l.direct.sign) > 0 {
+			n := copy(p, l.direct.sign)
+			l.direct.sign = l.direct.sign[n:]
+			return n, nil
+		}
+		err := l.next()
+		if err != nil {
 			return 0, err
 		}
 	}
@@ -42,6 +54,26 @@ func (l *limitConn) Read(p []byte) (int, error) {
 	l.left -= n
 	l.lastRead.Store(l.now().UnixNano())
 	return n, err
+}
+
+// next goes on with a message that is not paho's, or looks at the next packet.
+func (l *limitConn) next() error {
+	d := l.direct
+	if d == nil || d.body == nil {
+		return l.header()
+	}
+	n, err := l.r.Read(d.body[d.got:])
+	if err != nil {
+		return err
+	}
+	d.got += n
+	now := l.now()
+	l.lastRead.Store(now.UnixNano())
+	d.told(now)
+	if d.got == len(d.body) {
+		return d.landed(now)
+	}
+	return nil
 }
 
 // header looks at the next fixed header: a type byte, then a length of 1 to 4 bytes of 7 bits.
@@ -58,6 +90,12 @@ func (l *limitConn) header() error {
 				l.refused.Store(true)
 				return fmt.Errorf("cannot accept an MQTT packet of %d bytes: the limit is %d: %w", length, l.max, ErrTooLarge)
 			}
+			if l.direct != nil && l.begun && length > 0 && l.direct.takes(b[0]) {
+				_, err = l.r.Discard(1 + i)
+				l.direct.begin(b[0], length)
+				return err
+			}
+			l.begun = true
 			l.left = 1 + i + length
 			return nil
 		}

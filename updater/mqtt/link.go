@@ -149,9 +149,7 @@ func (s *Session) options(ctx context.Context, l *link) *paho.ClientOptions {
 	o.SetCustomOpenConnectionFn(func(_ *url.URL, _ paho.ClientOptions) (net.Conn, error) { return s.open(ctx, l) })
 	o.SetConnectionLostHandler(func(_ paho.Client, err error) { l.end(err) })
 	o.SetDefaultPublishHandler(func(_ paho.Client, m paho.Message) {
-		if !s.dispatch(m) {
-			s.dropped.Add(1)
-		}
+		s.dispatch(Message{Topic: m.Topic(), QoS: m.Qos(), Retain: m.Retained(), Payload: m.Payload(), At: s.cfg.Now()})
 	})
 	if w := c.Will; w != nil {
 		o.SetBinaryWill(w.Topic, w.Payload, w.QoS, w.Retain)
@@ -175,13 +173,17 @@ func (s *Session) open(ctx context.Context, l *link) (net.Conn, error) {
 		raw = t
 	}
 	c := newLimitConn(raw, s.cfg.MaxPacket, s.cfg.Now)
+	c.patience = s.cfg.Timeout * 3 / 2
+	if s.cfg.Bulk {
+		c.direct = newDirect(func(m Message) { s.dispatch(m) })
+	}
 	l.conn.Store(c)
 	return c, nil
 }
 
-func (s *Session) dispatch(m paho.Message) bool {
+// dispatch hands a message to who subscribed to it, and counts it if one had no room.
+func (s *Session) dispatch(msg Message) {
 	ok := true
-	msg := Message{Topic: m.Topic(), QoS: m.Qos(), Retain: m.Retained(), Payload: m.Payload(), At: s.cfg.Now()}
 	for _, sub := range s.cfg.Subscriptions {
 		if match(sub.Filter, msg.Topic) && !sub.Handle(msg) {
 			ok = false
@@ -190,7 +192,9 @@ func (s *Session) dispatch(m paho.Message) bool {
 	if handle := s.joinedTo(msg.Topic); handle != nil && !handle(msg) {
 		ok = false
 	}
-	return ok
+	if !ok {
+		s.dropped.Add(1)
+	}
 }
 
 // match is MQTT's topic filter, with + for one level and a final # for the rest.
@@ -215,6 +219,18 @@ func (l *link) publish(ctx context.Context, m Message) error {
 	// paho reports success for a QoS 0 message that it drops, hence the look before.
 	if l.closed.Load() || !l.client.IsConnectionOpen() {
 		return fmt.Errorf("cannot publish to %s: %w", m.Topic, ErrNotConnected)
+	}
+	if c := l.conn.Load(); m.QoS == 0 && c != nil && c.direct != nil {
+		err := ctx.Err()
+		if err == nil {
+			if err = c.publish(m.Topic, m.Retain, m.Payload); err != nil {
+				l.end(err)
+			}
+		}
+		if err != nil {
+			return fmt.Errorf("cannot publish to %s: %w", m.Topic, err)
+		}
+		return nil
 	}
 	if err := await(ctx, l, l.client.Publish(m.Topic, m.QoS, m.Retain, m.Payload), time.Minute); err != nil {
 		return fmt.Errorf("cannot publish to %s: %w", m.Topic, err)

@@ -28,6 +28,9 @@ type Message struct {
 	Retain  bool
 	Payload []byte
 	At      time.Time // when it was received
+
+	whole []byte      // what Payload is a part of
+	pool  chan []byte // where Release puts it; nil: nowhere
 }
 
 // Subscription is one filter, subscribed anew on every connection.
@@ -60,6 +63,7 @@ type Config struct {
 	TLS           *tls.Config   // for tls://; a session cache is added
 	AllowPlain    bool          // tcp:// to a host that is not loopback
 	MaxPacket     int           // bytes; MaxControl
+	Bulk          bool          // for many large messages at QoS 0: they go past paho, and may overtake those at QoS 1
 	KeepAlive     time.Duration // whole seconds; 30 s
 	PingTimeout   time.Duration // 15 s
 	Timeout       time.Duration // connect 10 s; a write, a subscription 1.5 times that

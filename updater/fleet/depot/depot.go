@@ -189,9 +189,11 @@ func newServer(cfg Config) (*server, error) {
 	if s.control, err = mqtt.New(s.session(cfg.Depot, subs...)); err != nil {
 		return nil, err
 	}
-	s.bulk, err = mqtt.New(s.session(cfg.Depot+"-bulk",
+	bulk := s.session(cfg.Depot+"-bulk",
 		mqtt.Subscription{Filter: s.topics.Requests(cfg.Depot), Handle: intake(s.asked)},
-		mqtt.Subscription{Filter: s.topics.Feedbacks(), Handle: intake(s.heard)}))
+		mqtt.Subscription{Filter: s.topics.Feedbacks(), Handle: intake(s.heard)})
+	bulk.Bulk = true
+	s.bulk, err = mqtt.New(bulk)
 	s.newCaster()
 	return s, err
 }

@@ -53,6 +53,8 @@ func BenchmarkPullAgainstRaw(b *testing.B) {
 	cpu := func(t turn) time.Duration { return t.cpu }
 	b.ReportMetric(float64(smallest(raws, wall))/float64(smallest(pulls, wall))*100, "%best")
 	b.ReportMetric(float64(median(pulls, cpu))/float64(median(raws, cpu)), "x-cpu")
+	b.ReportMetric(median(pulls, cpu).Seconds()*1e12/benchSize, "cpu-ms/GB-pull")
+	b.ReportMetric(median(raws, cpu).Seconds()*1e12/benchSize, "cpu-ms/GB-raw")
 	b.ReportMetric(benchSize/smallest(pulls, wall).Seconds()/1e6, "MB/s-pull")
 	b.ReportMetric(benchSize/smallest(raws, wall).Seconds()/1e6, "MB/s-raw")
 }
