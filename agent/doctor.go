@@ -186,12 +186,12 @@ func examineCertificate(id trust.Identity, now time.Time) Examined {
 	if f, bad := certificateFinding(cert.NotAfter, now); bad {
 		return Examined{"certificate", f.Severity, f.What, f.Why, f.Hint}
 	}
-	return fine("certificate", "good until %s, renewed by itself", cert.NotAfter.Local().Format(time.DateOnly))
+	return fine("certificate", "good until %s, renewed over the broker", cert.NotAfter.Local().Format(time.DateOnly))
 }
 
 func examineBroker(ctx context.Context, broker string) Examined {
 	if broker == "" {
-		return fine("broker", "none: updates are imported from a folder")
+		return fine("broker", "none: updates come from a mirror or a folder")
 	}
 	u, err := url.Parse(broker)
 	if err != nil {

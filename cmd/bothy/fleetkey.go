@@ -54,7 +54,7 @@ func keyCreate() *cobra.Command {
 		},
 	}
 	cmd.Flags().StringVar(&algorithm, "type", fleet.Ed25519, "ed25519 or ecdsa-p256")
-	cmd.Flags().BoolVar(&open, "no-passphrase", false, "leave it unencrypted, as online keys must be")
+	cmd.Flags().BoolVar(&open, "no-passphrase", false, "leave it unencrypted, as an online key may be")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	p.flag(cmd)
 	return cmd
