@@ -65,6 +65,8 @@ type cell struct {
 	why string
 	// forgets loses the device's database before the attack.
 	forgets bool
+	// brief ends the run when the attack has failed.
+	brief bool
 	// slow says that the answer never comes.
 	slow bool
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"maps"
+	"os"
 	"testing"
 	"time"
 
@@ -12,14 +13,19 @@ import (
 	"github.com/bothy-edge/bothy/updater/release"
 )
 
-// TestEveryAttackIsMetAtEveryRole is the table of all attacks at all roles.
+// TestEveryAttackIsMetAtEveryRole is the table of all attacks at all roles. That
+// the device follows the honest fleet afterwards is looked at where the operator
+// must do something for it, and at every third place else; at all in a soak.
 func TestEveryAttackIsMetAtEveryRole(t *testing.T) {
+	n, soak := 0, os.Getenv("BOTHY_SOAK") != ""
 	for _, f := range families() {
 		for _, p := range places() {
 			c := f.at(p)
 			if c.why != "" {
 				continue
 			}
+			n++
+			c.brief = !soak && n%3 != 0 && c.mend == nil && c.rekey == nil && !c.unchanged
 			t.Run(f.name+"/"+p.String(), func(t *testing.T) {
 				t.Parallel()
 				c.run(t, p, nil)
@@ -60,7 +66,7 @@ func (c cell) run(t *testing.T, p place, carry func(*sim) Source) {
 		d.refused(Expired)
 		s.now = d.now
 	}
-	if c.lost {
+	if c.lost || c.brief {
 		return
 	}
 	s.edit(func(s *sim) { c.recover(s, saved) })

@@ -75,6 +75,7 @@ func TestPowerLossNeverLetsTheFleetGoBack(t *testing.T) {
 	dir := t.TempDir()
 	child := exec.Command(os.Args[0], "-test.run", "^TestRefreshesFollowTheFleet$")
 	child.Env = append(os.Environ(), powerDir+"="+dir)
+	states := 0
 	n := powerloss.Record(t, dir, child).States(t, shuffles, 11, func(p powerloss.State) {
 		acked := uint64(0)
 		for _, ack := range p.Acks {
@@ -94,6 +95,9 @@ func TestPowerLossNeverLetsTheFleetGoBack(t *testing.T) {
 					t.Errorf("step %d: went back from %d to %d", p.Step, acked, want.Counter)
 				}
 			}
+		}
+		if states++; !soak && states%3 != 0 && !p.Final {
+			return // every state is opened and tempted to go back; every third goes on
 		}
 		s.served = served[len(served)-1]
 		if got := d.refresh().Counter; got != 6 {
