@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -490,23 +491,24 @@ func TestRefusals(t *testing.T) {
 
 func TestFilesAreLookedAtBeforeEveryStart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		looks, damaged := 0, false
+		var looks atomic.Int64
+		var damaged atomic.Bool
 		b := newBench(t, Config{Whole: func(Spec) error {
-			if looks++; damaged {
+			if looks.Add(1); damaged.Load() {
 				return errors.New("it is not what was signed")
 			}
 			return nil
 		}}, func(n int) *fakeProcess { return &fakeProcess{lives: time.Minute} })
 		defer b.shut(t)
 		start(t, b)
-		if err := b.EnsureReady(t.Context(), "m"); err != nil || looks != 1 {
-			t.Fatalf("got %v after %d looks, want one look and an answer", err, looks)
+		if err := b.EnsureReady(t.Context(), "m"); err != nil || looks.Load() != 1 {
+			t.Fatalf("got %v after %d looks, want one look and an answer", err, looks.Load())
 		}
-		damaged = true
+		damaged.Store(true)
 		<-time.After(2 * time.Minute)
 		st := b.Status()[0]
-		if b.launches() != 1 || looks < 2 || !strings.Contains(st.Error, "not what was signed") {
-			t.Errorf("got %d starts, %d looks, %q: want no start of what was changed, and why", b.launches(), looks, st.Error)
+		if b.launches() != 1 || looks.Load() < 2 || !strings.Contains(st.Error, "not what was signed") {
+			t.Errorf("got %d starts, %d looks, %q: want no start of what was changed, and why", b.launches(), looks.Load(), st.Error)
 		}
 	})
 }

@@ -233,9 +233,10 @@ func points(t *testing.T, sc scenario) []string {
 }
 
 // TestCrashAtEveryPointEndsFullyOldOrFullyNew crashes at every point that a
-// scenario has and no scenario before it, and at every third of the others; at
+// scenario has and no scenario before it, and at every fourth of the others; at
 // all of all scenarios with BOTHY_SOAK=1.
 func TestCrashAtEveryPointEndsFullyOldOrFullyNew(t *testing.T) {
+	t.Parallel()
 	soak, known := os.Getenv("BOTHY_SOAK") != "", map[string]bool{}
 	for k, sc := range scenarios() {
 		t.Run(sc.name, func(t *testing.T) {
@@ -246,7 +247,7 @@ func TestCrashAtEveryPointEndsFullyOldOrFullyNew(t *testing.T) {
 			}
 			missed := 0
 			for n, point := range all {
-				if !soak && known[point] && (n+k)%3 != 0 {
+				if !soak && known[point] && (n+k)%4 != 0 {
 					continue
 				}
 				t.Run(fmt.Sprintf("%02d %s", n, point), func(t *testing.T) {
@@ -271,7 +272,8 @@ func TestCrashAtEveryPointEndsFullyOldOrFullyNew(t *testing.T) {
 // TestCrashTwiceEndsFullyOldOrFullyNew crashes at a point, and again at a point
 // of the life that follows: all pairs with BOTHY_SOAK=1, a sample without.
 func TestCrashTwiceEndsFullyOldOrFullyNew(t *testing.T) {
-	const sample = 12
+	t.Parallel()
+	const sample = 8
 	soak := os.Getenv("BOTHY_SOAK") != ""
 	for k, sc := range scenarios() {
 		t.Run(sc.name, func(t *testing.T) {

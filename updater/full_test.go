@@ -71,6 +71,7 @@ func (l boxLife) fills(before uint64, spare int64) error {
 }
 
 func TestFullDiskCostsNothingThatRuns(t *testing.T) {
+	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "box")
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		t.Fatal(err)

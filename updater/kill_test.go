@@ -60,10 +60,11 @@ func recovers(t *testing.T, dir, when string) {
 
 // TestKill9AtEveryPointEndsFullyOldOrFullyNew kills the whole process, with its
 // store, its transfer and its locks: at every point with BOTHY_SOAK=1, at every
-// fifth without.
+// seventh without.
 func TestKill9AtEveryPointEndsFullyOldOrFullyNew(t *testing.T) {
+	t.Parallel()
 	dir, points := installed(t)
-	step := int64(5)
+	step := int64(7)
 	if os.Getenv("BOTHY_SOAK") != "" {
 		step = 1
 	}
@@ -83,6 +84,7 @@ func TestKill9AtEveryPointEndsFullyOldOrFullyNew(t *testing.T) {
 
 // A kill from outside comes at no point that we know of.
 func TestKill9AtAnyMomentEndsFullyOldOrFullyNew(t *testing.T) {
+	t.Parallel()
 	dir, _ := installed(t)
 	for _, after := range []time.Duration{5, 20, 40, 60, 90, 130} {
 		box := copyBox(t, dir)
