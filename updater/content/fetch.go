@@ -319,11 +319,16 @@ func (r *fetch) fill(ctx context.Context) error {
 
 func (r *fetch) askAll(ctx context.Context, w *writer) error {
 	var all error
-	for _, src := range append([]Source{disk{r.store}}, r.store.trustedFirst(r.sources)...) {
+	sources := append([]Source{disk{r.store}}, r.store.trustedFirst(r.sources)...)
+	for n, src := range sources {
 		if len(r.missing()) == 0 {
 			break
 		}
-		err := r.drain(ctx, src, w)
+		ask := r.drain
+		if n > 0 && n < len(sources)-1 {
+			ask = r.withFloor
+		}
+		err := ask(ctx, src, w)
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}

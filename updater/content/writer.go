@@ -35,6 +35,7 @@ type writer struct {
 	strike atomic.Int32  // wrong blocks of this source
 	forged atomic.Int32  // wrong blocks that came by a cast: anybody may have sent them
 	failed atomic.Pointer[error]
+	came   atomic.Int64 // bytes of blocks that were right
 	group  sync.WaitGroup
 	quit   chan struct{}
 	syncMu sync.Mutex // one mark at a time
@@ -201,6 +202,7 @@ func (w *writer) put(i item) error {
 	r.have[k.N] = true
 	r.follow()
 	r.done += int64(k.Length)
+	w.came.Add(int64(k.Length))
 	r.bySource[i.from] += int64(k.Length)
 	r.origins.note(k.N, i.exact)
 	r.say(StateFetching)
@@ -212,13 +214,7 @@ func (w *writer) put(i item) error {
 
 // tell reports why little comes, when that changes.
 func (w *writer) tell() {
-	w.turn.Lock()
-	f := w.slowed
-	w.turn.Unlock()
-	reason := ""
-	if f != nil {
-		reason = f()
-	}
+	reason := w.reason()
 	if reason != w.fetch.slowed {
 		w.fetch.slowed = reason
 		w.fetch.say(StateFetching)
