@@ -14,7 +14,7 @@ func fleetRetire() *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "retire DIR", Short: "Retire a device: it removes what it holds, then it is revoked",
 		Long: "Retire a device that can be reached: its set is emptied, and a signed order makes it\nremove its models, policies and store, tell the fleet, and remove its identity. The\n" +
-			"audit log stays there, unless --wipe-audit is given. Its certificates are revoked once\nit has told; its name is not given again. `bothy fleet serve` must run.\n\nFor a device that is lost or stolen: bothy fleet enroll revoke, which is immediate.",
+			"audit log stays there, unless --wipe-audit is given. Its certificates are revoked once\nit has told; its name is not given again. `bothy fleet serve` must run.\n\nThe director's root keys must be in the folder for this.\n\nFor a device that is lost or stolen: bothy fleet enroll revoke, which is immediate.",
 		Example: "  bothy fleet retire /srv/fleet --device press-7",
 		Args:    exactly("DIR"),
 		RunE: func(cmd *cobra.Command, args []string) error {

@@ -2,6 +2,7 @@ package fleet
 
 import (
 	"bytes"
+	"crypto"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -97,7 +98,8 @@ func (f *Fleet) orderBook(device string) (orderBook, error) {
 	return b, nil
 }
 
-// Order signs an order to each of the devices with the director's targets key.
+// Order signs an order to each of the devices with the director's targets key,
+// and one to wipe with the director's root keys too.
 // The depot sends it until the device has answered or it expires, life from now.
 // Numbers only rise, also in a folder that was put back from an older copy.
 func (f *Fleet) Order(kind release.OrderKind, args map[string]string, life time.Duration, devices ...string) ([]OrderRecord, error) {
@@ -117,6 +119,14 @@ func (f *Fleet) Order(kind release.OrderKind, args map[string]string, life time.
 	if err != nil {
 		return nil, err
 	}
+	keys := []crypto.Signer{key}
+	if kind == release.OrderWipe {
+		offline, err := f.offlineKeys(directorRootKeys)
+		if err != nil {
+			return nil, err
+		}
+		keys = append(keys, offline...)
+	}
 	var given []OrderRecord
 	for _, device := range devices {
 		if _, err := f.deviceTargets(device); err != nil {
@@ -127,7 +137,7 @@ func (f *Fleet) Order(kind release.OrderKind, args map[string]string, life time.
 		}
 		now := f.Now().UTC()
 		o := release.Order{V: 1, Device: device, Expires: now.Add(life).Truncate(time.Second), Kind: kind, Args: args}
-		r, err := f.give(o, now, func(o release.Order) ([]byte, error) { return release.SignOrder(o, key) })
+		r, err := f.give(o, now, func(o release.Order) ([]byte, error) { return release.SignOrder(o, keys...) })
 		if err != nil {
 			return given, fmt.Errorf("cannot order %s of %q: %w", kind, device, err)
 		}

@@ -16,15 +16,39 @@ import (
 // expired, or newer roots were seen before the database was lost. A refresh helps.
 var ErrNotCurrent = errors.New("the director's metadata on this device is not current")
 
-// signers is who may sign orders: the director's targets role, as the newest
-// verified root has it. Replaced, never changed.
+// signers is who may sign orders: the director's targets role, and for what
+// cannot be taken back its root role too, as the newest verified root has them.
+// Replaced, never changed.
 type signers struct {
-	root      int64
-	keys      []crypto.PublicKey
-	threshold int
+	root    int64
+	targets quorum
+	offline quorum // the root role
 	// expires is when the director stops being current: a thief of keys that a
 	// withheld root revokes can give orders no longer than that.
 	expires time.Time
+}
+
+// quorum is the keys of a role, and how many must sign.
+type quorum struct {
+	keys      []crypto.PublicKey
+	threshold int
+}
+
+func quorumOf(root metadata.RootType, name string) (q quorum) {
+	role := root.Roles[name]
+	if role == nil {
+		return q
+	}
+	q.threshold = role.Threshold
+	for _, id := range role.KeyIDs {
+		// A key that cannot be read signs nothing; go-tuf has refused worse.
+		if key := root.Keys[id]; key != nil {
+			if public, err := key.ToPublicKey(); err == nil {
+				q.keys = append(q.keys, public)
+			}
+		}
+	}
+	return q
 }
 
 // noteSigners takes over what a walk over the director verified.
@@ -45,17 +69,7 @@ func (c *Client) noteSigners(r *repository) {
 	if root.Expires.Before(next.expires) {
 		next.expires = root.Expires
 	}
-	if role := root.Roles[metadata.TARGETS]; role != nil {
-		next.threshold = role.Threshold
-		for _, id := range role.KeyIDs {
-			// A key that cannot be read signs nothing; go-tuf has refused worse.
-			if key := root.Keys[id]; key != nil {
-				if public, err := key.ToPublicKey(); err == nil {
-					next.keys = append(next.keys, public)
-				}
-			}
-		}
-	}
+	next.targets, next.offline = quorumOf(root, metadata.TARGETS), quorumOf(root, metadata.ROOT)
 	c.signers = next
 }
 
@@ -81,7 +95,11 @@ func (c *Client) AcceptOrder(raw []byte) (release.Order, error) {
 	}
 	var o release.Order
 	err := guard("order", func() (err error) {
-		o, err = release.OpenOrder(raw, by.keys, by.threshold)
+		o, err = release.OpenOrder(raw, by.targets.keys, by.targets.threshold)
+		if err == nil && o.Kind == release.OrderWipe {
+			// It destroys: a thief of the online keys must not be able to.
+			_, err = release.OpenOrder(raw, by.offline.keys, by.offline.threshold)
+		}
 		return err
 	})
 	if errors.Is(err, release.ErrUnsigned) {

@@ -6,6 +6,7 @@ import (
 	"crypto/ed25519"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -68,6 +69,18 @@ func TestOrderIsTakenOnce(t *testing.T) {
 	if o, err := d.AcceptOrder(first); err == nil || o.Number != 7 {
 		t.Errorf("got order %d, %v; want the replayed order named", o.Number, err)
 	}
+}
+
+func TestWipeNeedsTheOfflineKeysToo(t *testing.T) {
+	s := newSim(t)
+	d := newDevice(t, s)
+	d.refresh()
+	wipe := func(o *release.Order) { o.Kind = release.OrderWipe }
+	online, offline := s.director.keys[metadata.TARGETS], s.director.keys[metadata.ROOT]
+	d.takesNot(s.order(7, wipe), BadSignature)
+	d.takesNot(s.order(7, wipe, append(slices.Clone(online), offline[0])...), BadSignature)
+	d.takesNot(s.order(7, wipe, offline...), BadSignature)
+	d.takes(s.order(7, wipe, append(slices.Clone(online), offline[:2]...)...), 7)
 }
 
 func TestOrderAttacksAreRefused(t *testing.T) {
