@@ -33,12 +33,32 @@ var (
 	jwt       = "eyJhbGciOiJIUzI1NiIsInR5cCI6IkpXVCJ9." + "eyJzdWIiOiIxMjM0NTY3ODkwIn0." + "dozjgNryP4J3jVmNHl0w5N_XgL0n3I9PlFUP0THsR8U"
 )
 
+// example is a text with one thing in it.
+type example struct {
+	kind Kind
+	text string
+	hit  string // what is found; "" is the whole text
+}
+
+func (e example) check(t *testing.T) {
+	t.Helper()
+	want := e.hit
+	if want == "" {
+		want = strings.TrimSuffix(e.text, "\n")
+	}
+	found := Scan(e.text)
+	i := slices.IndexFunc(found, func(f Finding) bool { return f.Kind == e.kind })
+	if i < 0 {
+		t.Errorf("%s in %q: got %v, want %q", e.kind, e.text, found, want)
+		return
+	}
+	if got := e.text[found[i].Start:found[i].End]; got != want {
+		t.Errorf("%s in %q: got %q, want %q", e.kind, e.text, got, want)
+	}
+}
+
 func TestScanFinds(t *testing.T) {
-	for _, c := range []struct {
-		kind Kind
-		text string
-		hit  string // what is found; "" is the whole text
-	}{
+	for _, e := range []example{
 		{Card, "4111111111111111", ""},
 		{Card, "pay with 4111 1111 1111 1111, please", "4111 1111 1111 1111"},
 		{Card, "4111-1111-1111-1111", ""},
@@ -99,19 +119,7 @@ func TestScanFinds(t *testing.T) {
 		{APIToken, "x-api-key: " + anthropic, anthropic},
 		{APIToken, "Bearer " + jwt + " ok", jwt},
 	} {
-		want := c.hit
-		if want == "" {
-			want = strings.TrimSuffix(c.text, "\n")
-		}
-		found := Scan(c.text)
-		i := slices.IndexFunc(found, func(f Finding) bool { return f.Kind == c.kind })
-		if i < 0 {
-			t.Errorf("%s in %q: got %v, want %q", c.kind, c.text, found, want)
-			continue
-		}
-		if got := c.text[found[i].Start:found[i].End]; got != want {
-			t.Errorf("%s in %q: got %q, want %q", c.kind, c.text, got, want)
-		}
+		e.check(t)
 	}
 }
 
